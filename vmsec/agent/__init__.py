@@ -1,0 +1,1 @@
+"""The compute node's agent: seals at release, unseals at prepare."""

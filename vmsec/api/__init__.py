@@ -1,0 +1,1 @@
+"""The operators' HTTP interface, on a UNIX socket in the all-in-one."""

@@ -1,0 +1,1 @@
+"""The commands of ``vmsec``: one module per noun, no logic."""

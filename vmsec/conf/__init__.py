@@ -1,0 +1,1 @@
+"""Options of the services: one module per group, read by services only."""

@@ -1,0 +1,1 @@
+"""Key derivation and authenticated encryption; pure functions over bytes."""

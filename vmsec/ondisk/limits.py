@@ -1,0 +1,25 @@
+"""Limits for numbers that are read from an image, each with its reason."""
+
+from __future__ import annotations
+
+from vmsec.errors import LimitExceededError
+
+MAX_PARTITIONS = 256
+"""GPT tables have 128 entries in the field; Linux stops at 256 minors."""
+
+MAX_GPT_TABLE_BYTES = 1 << 20
+"""8,192 entries of 128 bytes; the field has 128 entries (16 KiB)."""
+
+MAX_EBR_CHAIN = 256
+"""Logical partitions; Linux reads at most 255."""
+
+
+def require_limit(value: int, limit: int, what: str) -> int:
+    """Return ``value`` if it is between 0 and ``limit``.
+
+    Raises:
+        LimitExceededError: It is not.
+    """
+    if not 0 <= value <= limit:
+        raise LimitExceededError(f"{what} is {value}, more than {limit}")
+    return value

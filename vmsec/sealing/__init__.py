@@ -1,0 +1,1 @@
+"""Sealing of disk images: plan, device, journal, engine. The only writer."""

@@ -33,7 +33,7 @@ class VmsecError(Exception):
 
 
 class ConfigurationError(VmsecError):
-    """A setting, argument or installed file is wrong; the operator fixes it."""
+    """A setting, argument or installed file is wrong; fix it."""
 
     code = "configuration.invalid"
     exit_status = 10
@@ -190,7 +190,7 @@ class RecoveryRequiredError(JournalError):
 
 
 class StaleJournalError(JournalError):
-    """The journal belongs to another image, size or generation; not replayed."""
+    """The journal is of another image, size or generation; not replayed."""
 
     code = "journal.stale"
 
@@ -314,3 +314,10 @@ class RemoteRefusedError(SyncError):
     def __init__(self, remote_code: str, message: str, status: int) -> None:
         self.remote_code, self.status = remote_code, status
         super().__init__(message)
+
+
+class RemoteBusyError(RemoteRefusedError):
+    """The other service refused for now; the same call may succeed later."""
+
+    code = "message.busy"
+    retryable = True

@@ -1,0 +1,320 @@
+"""The three changes of a disk: seal, unseal, re-key.
+
+Each yields its pieces to :mod:`vmsec.sealing.transaction`. The numbers are
+the steps of the design's flows (DESIGN 3.8).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from vmsec.crypto.aead import TAG_BYTES, ExtentCipher, TagError
+from vmsec.crypto.context import SealContext, SealKeys, derive_seal_keys
+from vmsec.errors import IntegrityError
+from vmsec.sealing.header import (
+    NOT_EMBEDDED,
+    EmbeddedManifest,
+    SealHeader,
+)
+from vmsec.sealing.manifest import (
+    Manifest,
+    ManifestStore,
+    SealedExtent,
+    blob_bytes,
+    write_blob,
+)
+from vmsec.sealing.reader import read_nonzero
+from vmsec.sealing.transaction import Direction, Marks, Piece
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from vmsec.ondisk.extent import Extent, Level
+    from vmsec.secret import SecretBytes
+    from vmsec.sealing.device import BlockDevice
+    from vmsec.sealing.model import Progress
+
+PlaceFinder = "Callable[[int], tuple[int, int] | None]"
+
+
+class Cipher(NamedTuple):
+    """The context of one seal with its keys and cipher."""
+
+    context: SealContext
+    keys: SealKeys
+    extents: ExtentCipher
+
+
+def make_cipher(vm_key: SecretBytes, context: SealContext) -> Cipher:
+    """Derive the keys of a seal and make its cipher."""
+    keys = derive_seal_keys(vm_key, context)
+    return Cipher(context, keys, ExtentCipher(keys, context))
+
+
+class _Sealing:
+    """What seal and re-key share: encrypt, then manifest, then mark."""
+
+    direction = Direction.TO_SEALED
+
+    def __init__(
+        self, device: BlockDevice, cipher: Cipher, store: ManifestStore | None
+    ) -> None:
+        self._device, self._cipher, self._store = device, cipher, store
+        self._sealed: list[SealedExtent] = []
+        self.manifest: Manifest | None = None
+        self.blob = b""
+
+    def again(self, offset: int, journalled: bytes) -> bytes:
+        """Return the journalled bytes: they are what the disk gets."""
+        del offset
+        return journalled
+
+    def _encrypt(self, extent: Extent, plain: memoryview) -> Piece:
+        out = memoryview(bytearray(extent.length + TAG_BYTES))
+        cipher = self._cipher.extents
+        cipher.encrypt_into(extent.offset, extent.kind, plain, out)
+        body, tag = out[:-TAG_BYTES], bytes(out[-TAG_BYTES:])
+        digest = cipher.digest(extent.offset, plain)
+        self._sealed.append(SealedExtent(extent, tag, digest))
+        return Piece(extent.offset, body, body)
+
+    def _finish(
+        self, level: Level, lba0: bytes, place: tuple[int, int] | None
+    ) -> Iterator[Piece]:
+        """Make the manifest and yield its place in the disk."""
+        self.manifest = Manifest(
+            context=self._cipher.context,
+            disk_bytes=self._device.size_bytes,
+            sector_bytes=self._device.sector_bytes,
+            level=level,
+            lba0=lba0,
+            embedded_at=place or (0, 0),
+            extents=tuple(self._sealed),
+        )
+        self.blob = write_blob(self.manifest, self._cipher.keys)
+        if place:
+            padded = self.blob.ljust(place[1], b"\0")
+            yield Piece(place[0], memoryview(padded), memoryview(padded))
+
+    def _mark(self, manifest: Manifest) -> bytes:
+        embedded = NOT_EMBEDDED
+        if manifest.embedded_at[1]:
+            digest = hashlib.sha256(self.blob).digest()
+            embedded = EmbeddedManifest(
+                manifest.embedded_at[0], len(self.blob), digest
+            )
+        header = SealHeader(
+            self._cipher.context,
+            manifest.level,
+            manifest.disk_bytes,
+            manifest.sector_bytes,
+            embedded,
+        )
+        return header.pack(self._cipher.keys.header)
+
+    def _settle(self, other: bytes) -> Marks:
+        if self.manifest is None:
+            raise RuntimeError("settle before the last piece")
+        if self._store is not None:
+            self._store.save(self.blob)
+        return Marks(self._cipher.context, self._mark(self.manifest), other)
+
+
+class SealWork(_Sealing):
+    """Seal a plain disk (steps 1.6 and 1.7).
+
+    Args:
+        device: The disk.
+        cipher: The new seal.
+        store: Where the manifest is kept besides the disk, made durable
+            before the disk is touched.
+        level: How much is sealed.
+        extents: The plan.
+        find_place: Given a length in bytes, returns (offset, padded length)
+            of zeros outside every partition, or None.
+        progress: Called with bytes.
+    """
+
+    def __init__(
+        self,
+        device: BlockDevice,
+        cipher: Cipher,
+        store: ManifestStore | None,
+        *,
+        level: Level,
+        extents: tuple[Extent, ...],
+        find_place: Callable[[int], tuple[int, int] | None],
+        progress: Progress,
+    ) -> None:
+        super().__init__(device, cipher, store)
+        self._level, self._extents = level, extents
+        self._find_place, self._progress = find_place, progress
+        self._lba0 = device.read_at(0, device.sector_bytes)
+
+    @property
+    def expected_bytes(self) -> int:
+        """An upper bound of what is journalled, in bytes."""
+        data = sum(
+            length
+            for extent in self._extents
+            for _, length in self._device.data_ranges(
+                extent.offset, extent.length
+            )
+        )
+        return data + blob_bytes(len(self._extents))
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the encrypted extents, then the manifest."""
+        done, total = 0, sum(extent.length for extent in self._extents)
+        for extent, plain in read_nonzero(self._device, self._extents):
+            yield self._encrypt(extent, plain)  # 1.7
+            done += extent.length
+            self._progress(done, total)
+        place = self._find_place(blob_bytes(len(self._sealed)))
+        yield from self._finish(self._level, self._lba0, place)
+
+    def settle(self) -> Marks:
+        """Keep the manifest outside; name LBA 0 before and after."""
+        return self._settle(self._lba0)
+
+
+class UnsealWork:
+    """Unseal a sealed disk by its manifest (steps 2.5 to 2.7).
+
+    Every tag is checked before the first write.
+    """
+
+    direction = Direction.TO_PLAIN
+
+    def __init__(
+        self,
+        device: BlockDevice,
+        cipher: Cipher,
+        manifest: Manifest,
+        *,
+        mark: bytes,
+        progress: Progress,
+    ) -> None:
+        self._device, self._cipher, self._manifest = device, cipher, manifest
+        self._mark, self._progress = mark, progress
+        self._tags = {s.extent.offset: s for s in manifest.extents}
+
+    @property
+    def expected_bytes(self) -> int:
+        """What is journalled, in bytes."""
+        return self._manifest.sealed_bytes + self._manifest.embedded_at[1]
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield ciphertext and plaintext of every extent.
+
+        Raises:
+            IntegrityError: A tag is wrong (2.5).
+        """
+        done, total = 0, self._manifest.sealed_bytes
+        for item in self._manifest.extents:
+            sealed, plain = open_extent(self._device, self._cipher, item)
+            yield Piece(item.extent.offset, sealed[:-TAG_BYTES], plain)
+            done += item.extent.length
+            self._progress(done, total)
+        offset, length = self._manifest.embedded_at
+        if length:
+            old = memoryview(self._device.read_at(offset, length))
+            yield Piece(offset, old, memoryview(bytes(length)))
+
+    def settle(self) -> Marks:
+        """Name LBA 0 before and after."""
+        return Marks(self._cipher.context, self._mark, self._manifest.lba0)
+
+    def again(self, offset: int, journalled: bytes) -> memoryview | bytes:
+        """Decrypt once more from the journal.
+
+        Raises:
+            IntegrityError: The journal changed under us.
+        """
+        if offset == self._manifest.embedded_at[0]:
+            return bytes(len(journalled))
+        item = self._tags[offset]
+        return _decrypt(
+            self._cipher,
+            item,
+            memoryview(journalled + item.tag),
+            self._device.name,
+        )
+
+
+class RekeyWork(_Sealing):
+    """Re-encrypt a sealed disk; no plaintext leaves memory (DESIGN 3.9)."""
+
+    def __init__(
+        self,
+        device: BlockDevice,
+        cipher: Cipher,
+        store: ManifestStore | None,
+        *,
+        old: Cipher,
+        old_manifest: Manifest,
+        old_mark: bytes,
+        progress: Progress,
+    ) -> None:
+        super().__init__(device, cipher, store)
+        self._old, self._manifest = old, old_manifest
+        self._old_mark, self._progress = old_mark, progress
+
+    @property
+    def expected_bytes(self) -> int:
+        """What is journalled, in bytes."""
+        return self._manifest.sealed_bytes + self._manifest.embedded_at[1]
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the extents under the new key, then the manifest.
+
+        Raises:
+            IntegrityError: A tag is wrong.
+        """
+        done, total = 0, self._manifest.sealed_bytes
+        for item in self._manifest.extents:
+            _, plain = open_extent(self._device, self._old, item)
+            yield self._encrypt(item.extent, plain)
+            done += item.extent.length
+            self._progress(done, total)
+        place = self._manifest.embedded_at
+        yield from self._finish(
+            self._manifest.level,
+            self._manifest.lba0,
+            place if place[1] else None,
+        )
+
+    def settle(self) -> Marks:
+        """Keep the new manifest outside; name LBA 0 before and after."""
+        return self._settle(self._old_mark)
+
+
+def open_extent(
+    device: BlockDevice, cipher: Cipher, item: SealedExtent
+) -> tuple[memoryview, memoryview]:
+    """Read and decrypt one sealed extent.
+
+    Returns:
+        Ciphertext with its tag, and plaintext.
+
+    Raises:
+        IntegrityError: Wrong key or changed bytes.
+    """
+    length = item.extent.length
+    sealed = memoryview(bytearray(length + TAG_BYTES))
+    device.read_into(item.extent.offset, sealed[:length])
+    sealed[length:] = item.tag
+    return sealed, _decrypt(cipher, item, sealed, device.name)
+
+
+def _decrypt(
+    cipher: Cipher, item: SealedExtent, sealed: memoryview, target: str
+) -> memoryview:
+    plain = memoryview(bytearray(item.extent.length))
+    offset, _, kind = item.extent
+    try:
+        cipher.extents.decrypt_into(offset, kind, sealed, plain)
+    except TagError as err:
+        raise IntegrityError(target) from err
+    return plain

@@ -40,6 +40,13 @@ class ConfigurationError(VmsecError):
     public_message = "The service is not configured correctly."
 
 
+class RequestError(ConfigurationError):
+    """A request to the API has a wrong path, body or value; correct it."""
+
+    code = "request.invalid"
+    public_message = "The request is not valid."
+
+
 class ImageError(VmsecError):
     """Anything about the disk image itself."""
 
@@ -277,6 +284,16 @@ class TPMLockoutError(TPMError):
     """The TPM is in dictionary-attack lockout; reset or wait."""
 
     code = "tpm.lockout"
+
+
+class TPMIdentityError(TPMError):
+    """Not the TPM (or approval key) that was pinned at first use.
+
+    It was swapped or cleared, or somebody sits on its bus. An operator who
+    knows why removes the pin that the message names.
+    """
+
+    code = "tpm.identity"
 
 
 class SyncError(VmsecError):

@@ -280,3 +280,7 @@ class AgentClient(_Client):
     def self_test(self) -> dict[str, str | int | bool | None]:
         """Ask the agent how it is: findings by name."""
         return self._call("self_test", dict[str, str | int | bool | None])
+
+    def node_identity(self) -> bytes:
+        """Ask for the node's SRK, the marshalled TPM2B_PUBLIC."""
+        return self._call("node_identity", bytes)

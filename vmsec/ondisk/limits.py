@@ -13,6 +13,15 @@ MAX_GPT_TABLE_BYTES = 1 << 20
 MAX_EBR_CHAIN = 256
 """Logical partitions; Linux reads at most 255."""
 
+MAX_FATS = 4
+"""Copies of the table on a FAT volume; the field has one or two."""
+
+MAX_FAT_DIRECTORY_BYTES = 65536 * 32
+"""fatgen103: 65,536 entries; Linux (FAT_MAX_DIR_SIZE) has the same limit."""
+
+MAX_FAT_DIRECTORIES = 1 << 20
+"""A million; each costs a read, so this bounds the time of a parse."""
+
 
 def require_limit(value: int, limit: int, what: str) -> int:
     """Return ``value`` if it is between 0 and ``limit``.

@@ -42,7 +42,7 @@ def decode(data: bytes, *, what: str) -> Any:  # noqa: ANN401 - any CBOR value
     return value
 
 
-def field(record: Any, name: str, kind: type, *, what: str) -> Any:  # noqa: ANN401
+def field(record: Any, name: str, kind: type, *, what: str) -> Any:  # noqa: ANN401 - any value
     """Take a field of the given type from a decoded map.
 
     Raises:

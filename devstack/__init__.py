@@ -1,0 +1,1 @@
+"""Installing and trying vmsec: DevStack plugin, lab and quickstart."""

@@ -35,8 +35,8 @@ def api_socket(option: str | None) -> Path:
     if not CONFIG_FILE.exists():
         return DEFAULT_SOCKET
     # Imported here: oslo takes 200 ms, and only configured hosts need it.
-    from vmsec.conf import opts  # noqa: PLC0415 - see above
-    from vmsec.conf.api import APISettings  # noqa: PLC0415 - see above
+    from vmsec.conf import opts
+    from vmsec.conf.api import APISettings
 
     return APISettings.from_conf(opts.load([], "vmsec")).socket
 
@@ -50,7 +50,7 @@ class APIClient:
 
     def __init__(self, socket: Path) -> None:
         # Imported here: it takes 200 ms, and offline commands do without.
-        import httpx  # noqa: PLC0415 - see above
+        import httpx
 
         self._httpx = httpx
         self._socket = socket

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 NAMESPACE = "vmsec.cli"
 EXIT_USAGE = 2
+EXIT_SIGINT = 128 + signal.SIGINT
 EXIT_SIGPIPE = 128 + signal.SIGPIPE
 DESCRIPTION = (
     "Keep the disks of switched-off virtual machines from being started, "
@@ -131,6 +132,13 @@ class VmsecApp(App):
             return command.run(arguments)
         except VmsecError as err:
             return self.report(err)
+        except KeyboardInterrupt as err:
+            self.say(str(err) or "interrupted")
+            return EXIT_SIGINT
+        except BrokenPipeError:
+            raise
+        except Exception as err:  # noqa: BLE001 - the boundary of the program
+            return self.report_unknown(err)
 
     def report(self, err: VmsecError) -> int:
         """Write an error as one line; return its exit status."""
@@ -141,10 +149,20 @@ class VmsecApp(App):
             return err.status
         return err.exit_status
 
+    def report_unknown(self, err: Exception) -> int:
+        """Write an exception that nobody foresaw as one line."""
+        if self.options.debug:
+            traceback.print_exception(err, file=self.stderr)
+        self.say(
+            f"internal error: {type(err).__name__}: {err}; run it again with "
+            "--debug and report what it shows"
+        )
+        return VmsecError.exit_status
+
     def api(self) -> APIClient:
         """Return a client of the API that the options name."""
         # Imported here: offline commands do without.
-        from vmsec.cli.apiclient import (  # noqa: PLC0415 - see above
+        from vmsec.cli.apiclient import (
             APIClient,
             api_socket,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any, cast
 
-from cliff import columns, command, complete, lister, show
+from cliff import columns, command, complete, display, lister, show
 from cliff import help as cliff_help
 from cliff.formatters import (
     base,
@@ -21,6 +21,8 @@ from cliff.formatters import (
     yaml_format,
 )
 from stevedore import extension
+
+from vmsec.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -128,18 +130,31 @@ def _closed_formatters() -> extension.ExtensionManager[Any]:
     )
 
 
-class ShowCommand(VmsecCommand, show.ShowOne):
+class _Displaying(VmsecCommand, display.DisplayCommandBase[Any]):
+    """Output by the closed table of formatters."""
+
+    def _load_formatter_plugins(self) -> extension.ExtensionManager[Any]:
+        return _closed_formatters()
+
+    def _generate_columns_and_selector(
+        self, parsed_args: argparse.Namespace, column_names: Sequence[str]
+    ) -> tuple[list[str], list[bool] | None]:
+        try:
+            return super()._generate_columns_and_selector(
+                parsed_args, column_names
+            )
+        except ValueError as err:
+            raise RequestError(
+                f"--column: choose of {', '.join(column_names)}"
+            ) from err
+
+
+class ShowCommand(_Displaying, show.ShowOne):
     """A command that shows one object."""
 
-    def _load_formatter_plugins(self) -> extension.ExtensionManager[Any]:
-        return _closed_formatters()
 
-
-class ListCommand(VmsecCommand, lister.Lister):
+class ListCommand(_Displaying, lister.Lister):
     """A command that lists objects."""
-
-    def _load_formatter_plugins(self) -> extension.ExtensionManager[Any]:
-        return _closed_formatters()
 
 
 def columns_of(

@@ -38,8 +38,8 @@ class _HookCommand(ShowCommand):
     def places(self, parsed_args: argparse.Namespace) -> tuple[Path, Path]:
         """Return the agent's socket and its state directory."""
         # Imported here: oslo takes 200 ms.
-        from vmsec.conf import opts  # noqa: PLC0415 - see above
-        from vmsec.conf.agent import AgentSettings  # noqa: PLC0415 - see above
+        from vmsec.conf import opts
+        from vmsec.conf.agent import AgentSettings
 
         files = parsed_args.config_file
         argv = [] if files is None else ["--config-file", files]
@@ -51,7 +51,7 @@ def _row(
     directory: Path, state: str, note: str
 ) -> tuple[Sequence[str], Iterable[Any]]:
     # Imported here: only these commands need anything of the agent.
-    from vmsec.agent.hookinstall import HOOK_NAME  # noqa: PLC0415 - see above
+    from vmsec.agent.hookinstall import HOOK_NAME
 
     return COLUMNS, (str(directory / "qemu.d" / HOOK_NAME), state, note)
 
@@ -65,7 +65,7 @@ class InstallHook(_HookCommand):
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Any]]:
         """Write the hook."""
-        from vmsec.agent import hookinstall  # noqa: PLC0415 - as above
+        from vmsec.agent import hookinstall
 
         unknown = hookinstall.install_hook(
             parsed_args.directory, *self.places(parsed_args)
@@ -87,7 +87,7 @@ class RemoveHook(_HookCommand):
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Any]]:
         """Remove the hook."""
-        from vmsec.agent import hookinstall  # noqa: PLC0415 - as above
+        from vmsec.agent import hookinstall
 
         hookinstall.remove_hook(parsed_args.directory)
         note = "sealed VMs start no more on this host"
@@ -103,7 +103,7 @@ class CheckHook(_HookCommand):
         self, parsed_args: argparse.Namespace
     ) -> tuple[Sequence[str], Iterable[Any]]:
         """Check the hook; a fault is an error with status 10."""
-        from vmsec.agent import hookinstall  # noqa: PLC0415 - as above
+        from vmsec.agent import hookinstall
 
         hookinstall.check_hook(
             parsed_args.directory, *self.places(parsed_args)

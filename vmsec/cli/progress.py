@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 @contextmanager
 def progress_bar(
     title: str, stream: TextIO, *, quiet: bool
-) -> Iterator[Callable[[int, int], None] | None]:
+) -> Iterator[Callable[[int, int], None]]:
     """Show how far the work is while the block runs.
 
     Args:
@@ -21,14 +21,14 @@ def progress_bar(
         quiet: Show nothing, even on a terminal.
 
     Yields:
-        What the work calls with (bytes done, bytes in all), or ``None`` if
-        ``stream`` is not a terminal.
+        What the work calls with (bytes done, bytes in all); it does nothing
+        if ``stream`` is not a terminal.
     """
     if quiet or not stream.isatty():
-        yield None
+        yield _ignore
         return
     # Imported here: a pipe has no use for it, and it costs 80 ms.
-    from rich import console, progress  # noqa: PLC0415 - see above
+    from rich import console, progress
 
     with progress.Progress(
         progress.TextColumn("{task.description}"),
@@ -40,3 +40,7 @@ def progress_bar(
     ) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _ignore(_done: int, _total: int) -> None:
+    """Show nothing."""

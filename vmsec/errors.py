@@ -157,6 +157,12 @@ class HeaderError(SealError):
     code = "seal.header"
 
 
+class ForeignImageError(SealError):
+    """The image is sealed for another VM; nothing was changed."""
+
+    code = "seal.foreign"
+
+
 class ManifestError(SealError):
     """No usable manifest, or one of another disk or generation."""
 
@@ -176,6 +182,12 @@ class IntegrityError(SealError):
             f"{target}: wrong key, or the sealed data was changed; "
             "nothing was written"
         )
+
+
+class ForeignDiskError(SealError):
+    """The disk is sealed for another VM and starts only as that VM's."""
+
+    code = "seal.foreign"
 
 
 class JournalError(SealError):
@@ -257,6 +269,27 @@ class AccessDeniedError(CustodyError):
     """The authority refused; the reason is in the service's log only."""
 
     code = "custody.denied"
+
+
+class HypervisorError(VmsecError):
+    """libvirt does not answer, or refused; it is asked again later."""
+
+    code = "host.hypervisor"
+    retryable = True
+    public_message = "The hypervisor does not answer."
+
+
+class StoreError(CustodyError):
+    """The KMC's database did not serve the request; see the KMC's log."""
+
+    code = "custody.store"
+    retryable = True
+
+
+class StoreConflictError(StoreError):
+    """Another request changed the same rows first; the same call may win."""
+
+    code = "custody.conflict"
 
 
 class TPMError(VmsecError):

@@ -26,7 +26,7 @@ import hmac
 import struct
 from typing import NamedTuple
 
-from vmsec.crypto.context import CONTEXT_BYTES, SealContext
+from vmsec.crypto.context import SealContext
 from vmsec.errors import HeaderError, IntegrityError
 from vmsec.ondisk.extent import Level
 from vmsec.units import GIB

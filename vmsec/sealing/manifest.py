@@ -227,9 +227,7 @@ def _extents(
         raise SchemaError("columns of different length")
     places = np.frombuffer(offsets, "<u8").tolist()
     sizes = np.frombuffer(lengths, "<u4").tolist()
-    return [
-        Extent(*item) for item in zip(places, sizes, kinds, strict=True)
-    ]
+    return [Extent(*item) for item in zip(places, sizes, kinds, strict=True)]
 
 
 def _require_disjoint(extents: list[Extent], size: int) -> None:

@@ -81,9 +81,7 @@ def _fallback(layout: DiskLayout, size: int) -> Iterator[Extent]:
         yield Extent(end - tail, tail, MetadataClass.FALLBACK)
 
 
-def _aligned(
-    extents: list[Extent], first: int, size: int
-) -> Iterator[Extent]:
+def _aligned(extents: list[Extent], first: int, size: int) -> Iterator[Extent]:
     """Round outwards to blocks; a block belongs to whoever began first."""
     end = first
     for extent in sorted(extents):

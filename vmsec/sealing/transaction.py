@@ -215,9 +215,7 @@ def recover(device: BlockDevice, files: JournalFiles) -> Recovery:
     journal = HotJournal(files)
     replay = _must_replay(device, files.name, journal.index)
     if replay:
-        mark = journal.index.sealed_lba0
-        device.write_at(0, mark)
-        device.sync()
+        device.write_at(0, journal.index.sealed_lba0)
         for offset, data in journal.records():
             device.write_at(offset, data)
         device.sync()

@@ -31,11 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from vmsec.ondisk.extent import Extent, Level
-    from vmsec.secret import SecretBytes
     from vmsec.sealing.device import BlockDevice
     from vmsec.sealing.model import Progress
-
-PlaceFinder = "Callable[[int], tuple[int, int] | None]"
+    from vmsec.secret import SecretBytes
 
 
 class Cipher(NamedTuple):
@@ -258,13 +256,13 @@ class RekeyWork(_Sealing):
         progress: Progress,
     ) -> None:
         super().__init__(device, cipher, store)
-        self._old, self._manifest = old, old_manifest
+        self._old, self._before = old, old_manifest
         self._old_mark, self._progress = old_mark, progress
 
     @property
     def expected_bytes(self) -> int:
         """What is journalled, in bytes."""
-        return self._manifest.sealed_bytes + self._manifest.embedded_at[1]
+        return self._before.sealed_bytes + self._before.embedded_at[1]
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the extents under the new key, then the manifest.
@@ -272,16 +270,16 @@ class RekeyWork(_Sealing):
         Raises:
             IntegrityError: A tag is wrong.
         """
-        done, total = 0, self._manifest.sealed_bytes
-        for item in self._manifest.extents:
+        done, total = 0, self._before.sealed_bytes
+        for item in self._before.extents:
             _, plain = open_extent(self._device, self._old, item)
             yield self._encrypt(item.extent, plain)
             done += item.extent.length
             self._progress(done, total)
-        place = self._manifest.embedded_at
+        place = self._before.embedded_at
         yield from self._finish(
-            self._manifest.level,
-            self._manifest.lba0,
+            self._before.level,
+            self._before.lba0,
             place if place[1] else None,
         )
 

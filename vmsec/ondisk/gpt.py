@@ -291,6 +291,8 @@ def _require_entry_shape(header: GPTHeader) -> None:
     size = header.entry_bytes
     if size < _MIN_ENTRY_BYTES or size > _MAX_ENTRY_BYTES or size & (size - 1):
         raise UnsupportedFormatError(f"GPT entries of {size} bytes")
+    if header.entry_count == 0:
+        raise CorruptImageError("the header has room for no entry")
     limits.require_limit(
         header.table_bytes,
         limits.MAX_GPT_TABLE_BYTES,

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmsec.errors import UnsupportedFormatError
 from vmsec.ondisk import magic
+from vmsec.ondisk.ext import is_ext, map_ext
 from vmsec.ondisk.fat import is_fat, map_fat
+from vmsec.ondisk.ntfs import is_ntfs, map_ntfs
 from vmsec.units import MIB
 
 if TYPE_CHECKING:
@@ -52,7 +54,11 @@ class Probe(NamedTuple):
     map_volume: Callable[[BlockSource], VolumeMap]
 
 
-PROBES = (Probe("fat", is_fat, map_fat),)
+PROBES = (
+    Probe("ext", is_ext, map_ext),
+    Probe("ntfs", is_ntfs, map_ntfs),
+    Probe("fat", is_fat, map_fat),
+)
 """The order matters: FAT has no magic and comes last."""
 
 _BOOT_RECORD_PROBES = frozenset({"ntfs", "fat"})

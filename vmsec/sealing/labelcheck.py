@@ -51,6 +51,8 @@ class Reading(NamedTuple):
 
     def __str__(self) -> str:
         """Write it for the operator, on one line."""
+        if self.label == "none":
+            return "no label"
         shown = ", ".join(
             f"{offset}+{length}"
             for offset, length in self.partitions[:_SHOWN_PARTITIONS]
@@ -126,11 +128,14 @@ def _read_with_libparted(path: str, ours: Reading) -> Reading:
 
 def _parse(path: str, ours: Reading, output: bytes) -> Reading:
     """Turn the reader's object into a reading in our words."""
-    answer = json.loads(output)
-    if "error" in answer:
-        raise _failure(path, ours, answer["error"])
-    label, sector = answer["label"], answer["sector_bytes"]
-    ranges = tuple(sorted((o, n) for o, n in answer["partitions"]))
+    try:
+        answer = json.loads(output)
+        if "error" in answer:
+            raise _failure(path, ours, answer["error"])
+        label, sector = answer["label"], answer["sector_bytes"]
+        ranges = tuple(sorted((o, n) for o, n in answer["partitions"]))
+    except (KeyError, TypeError, ValueError) as err:
+        raise _failure(path, ours, "it gave no answer") from err
     empty = label == "msdos" and not ranges
     if label in _NO_LABEL or (empty and ours.label == "none"):
         # Without a label there is no sector size to differ about.

@@ -2,7 +2,7 @@
 
 Source:
     Linux fs/ntfs3/super.c, ``ntfs_init_from_boot`` and
-    ``true_sectors_per_clst``; libfsntfs, section 3 "The volume header".
+    ``true_sectors_per_clst``; libfsntfs, "The volume header".
 """
 
 from __future__ import annotations
@@ -114,19 +114,20 @@ def boot_sector_copies(
     """Find the copies of the boot sector, by place and content.
 
     The copy lies behind the last sector of the volume, which is the last of
-    the partition unless the partition has grown; NT 3.51 and 4.0 as well as
-    early converters put it into the middle of the volume.
+    the partition unless the partition has grown, or ends the cluster that
+    follows the last one. NT 3.51 put it into the middle of the volume.
 
     Returns:
         Byte offsets of the copies that are there, in order.
 
     Source:
-        libfsntfs, section 3; Microsoft knowledge base Q153973.
+        libfsntfs, "The volume header"; Microsoft knowledge base Q153973.
     """
     sector = geometry.sector_bytes
     places = {
         geometry.total_sectors // 2 * sector,
         geometry.total_sectors * sector,
+        (geometry.clusters + 1) * geometry.cluster_bytes - sector,
         source.size_bytes // sector * sector - sector,
     }
     return tuple(at for at in sorted(places) if _is_boot(source, at, sector))

@@ -12,8 +12,8 @@ and $DATA may lie in extension records. So a census first collects, cheaply,
 and answers when all records have been seen.
 
 Source:
-    libfsntfs, sections 12 to 16 (metadata files); Linux fs/ntfs3/fsntfs.c,
-    ``ntfs_extend_init``; Windows "File streams" ([MS-FSCC] 2.1.5).
+    libfsntfs, "The metadata files"; Linux fs/ntfs3/fsntfs.c,
+    ``ntfs_extend_init``.
 """
 
 from __future__ import annotations

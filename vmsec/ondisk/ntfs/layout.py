@@ -7,8 +7,7 @@ Source:
     Linux fs/ntfs3/ntfs.h (``struct NTFS_BOOT``, ``NTFS_RECORD_HEADER``,
     ``MFT_REC``, ``ATTRIB``, ``ATTR_LIST_ENTRY``, ``ATTR_FILE_NAME``,
     ``ATTR_STD_INFO``, ``VOLUME_INFO``); libfsntfs, "New Technologies File
-    System (NTFS)", sections 3 to 6; [MS-FSA] 2.1.1 for what a stream is;
-    libntfs-3g layout.h for ``INTX_FILE`` and for NTFS 1.2.
+    System (NTFS)"; libntfs-3g layout.h for ``INTX_FILE`` and NTFS 1.2.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ VERSIONS = frozenset({(1, 2), (3, 0), (3, 1)})
 """NT 4.0; Windows 2000; Windows XP and later."""
 
 MIRROR_RECORDS = 4
-"""$MFTMirr holds at least the first four records (libfsntfs, section 4.2)."""
+"""$MFTMirr holds at least these (libfsntfs, "The metadata files")."""
 
 MAX_RUNS = 4 << 20
 """Runs of metadata in a volume: about 1 GiB of memory here. A directory has

@@ -5,8 +5,8 @@ where $MFT is fragmented so much that the list does not fit, its
 $ATTRIBUTE_LIST names extension records that lie in the parts known so far.
 
 Source:
-    Linux fs/ntfs3/super.c, ``ntfs_fill_super`` (load of $MFT); libfsntfs,
-    sections 4 "The Master File Table" and 6.3 "The attribute list".
+    Linux fs/ntfs3/super.c, ``ntfs_fill_super`` ("Load $MFT"); libfsntfs,
+    "The Master File Table (MFT)".
 """
 
 from __future__ import annotations
@@ -47,8 +47,12 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 2 << 20
 """What is read and worked on at once; fits the second-level cache."""
 
+MAX_RECORDS = 1 << 26
+"""A $MFT of 64 GiB: a minute's reading. Volumes of file servers hold a few
+million files."""
+
 MAX_ATTRIBUTE_LIST_BYTES = 256 << 10
-"""NTFS's own bound on $ATTRIBUTE_LIST (``$AttrDef`` and Windows)."""
+"""The most that Windows lets $ATTRIBUTE_LIST grow to."""
 
 
 class ListEntry(NamedTuple):
@@ -109,7 +113,10 @@ class MasterFileTable:
 
     def batches(self) -> Iterator[RecordBatch]:
         """Load all records in use, a few MiB at a time."""
-        return self.select(np.arange(self._count, dtype=np.int64))
+        step = CHUNK_BYTES // self._geometry.record_bytes
+        for start in range(0, self._count, step):
+            end = min(start + step, self._count)
+            yield self.load(np.arange(start, end, dtype=np.int64))
 
     def select(self, numbers: Numbers) -> Iterator[RecordBatch]:
         """Load the given records, ascending, a few MiB at a time."""
@@ -128,8 +135,10 @@ class MasterFileTable:
         runs = decode_runs(attribute, self._geometry.clusters)
         if not runs or any(run.lcn is None for run in runs):
             refuse_record(record, "its part of $MFT has holes or is empty")
+        if record == 0 and runs[0].lcn != self._geometry.mft_lcn:
+            refuse_record(record, "$MFT is not where the boot sector says")
         self._stream.extend(runs)
-        # Runs may not overlap: so $MFT is no larger than the volume.
+        # Runs do not overlap, so $MFT is no larger than the volume.
         if self._stream.clusters > self._geometry.clusters:
             refuse_record(record, "makes $MFT larger than the volume")
         self._count = self._stream.size_bytes // self._geometry.record_bytes
@@ -164,7 +173,11 @@ class MasterFileTable:
 
     def _settle(self, initialized: int) -> None:
         """Fix the number of records, now that all runs are known."""
-        written = initialized // self._geometry.record_bytes
+        written = require_limit(
+            initialized // self._geometry.record_bytes,
+            MAX_RECORDS,
+            "the number of NTFS records",
+        )
         if not FIRST_USER_RECORD <= written <= self._count:
             refuse_record(0, f"$MFT states {written} records in {self._count}")
         self._count = written

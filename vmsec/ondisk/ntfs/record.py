@@ -7,7 +7,7 @@ of a record: each step moves forward by at least the head of an attribute.
 
 Source:
     Linux fs/ntfs3/fsntfs.c ``ntfs_fix_post_read`` and fs/ntfs3/record.c
-    ``mi_enum_attr``; libfsntfs, section 5 "MFT entry" (fix-up values).
+    ``mi_enum_attr``; libfsntfs, "MFT entry".
 """
 
 from __future__ import annotations
@@ -83,9 +83,13 @@ class RecordBatch:
         return words[:, field.offset // field.size].astype(np.int64)
 
     def owners(self) -> Numbers:
-        """Number of the base record of each: its own, unless extension."""
-        base = self.head(RecordField.BASE_RECORD) & REFERENCE_MASK
-        return np.where(base == 0, self.numbers, base)
+        """Number of the base record of each: its own, unless extension.
+
+        A base record refers to nothing at all: to record 0 with sequence
+        number 0. Extensions of $MFT refer to record 0 with another.
+        """
+        base = self.head(RecordField.BASE_RECORD)
+        return np.where(base == 0, self.numbers, base & REFERENCE_MASK)
 
 
 def load_records(

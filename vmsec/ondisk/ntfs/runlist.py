@@ -8,7 +8,7 @@ Units:
     attribute, LCN (logical) from the start of the volume.
 
 Source:
-    Linux fs/ntfs3/run.c, ``run_unpack``; libfsntfs, section 5.3 "Data runs".
+    Linux fs/ntfs3/run.c, ``run_unpack``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,101 @@
+"""The one place that imports tpm2-pytss; every other module imports from here.
+
+The C library reads ``TSS2_LOG`` when it is loaded and else prints on standard
+error, which belongs to the operator; so it is set before the import.
+
+Trap: fields of these types are views into their C object. Copy them at once
+(``bytes(x)``, ``int(x)``) or keep the object that holds them; in one chained
+expression the holder is freed while its field is read.
+"""
+
+import os
+
+os.environ.setdefault("TSS2_LOG", "all+NONE")
+
+from tpm2_pytss import (
+    ESAPI,
+    ESYS_TR,
+    TPM2_ALG,
+    TPM2_CAP,
+    TPM2_ECC,
+    TPM2_RH,
+    TPM2_SE,
+    TPM2_ST,
+    TPM2_SU,
+    TPM2B_DIGEST,
+    TPM2B_ENCRYPTED_SECRET,
+    TPM2B_PRIVATE,
+    TPM2B_PUBLIC,
+    TPM2B_SENSITIVE_CREATE,
+    TPMA_OBJECT,
+    TPMA_SESSION,
+    TPML_DIGEST,
+    TPMS_ECC_PARMS,
+    TPMS_ECC_POINT,
+    TPMS_KEYEDHASH_PARMS,
+    TPMS_RSA_PARMS,
+    TPMS_SCHEME_HASH,
+    TPMT_ECC_SCHEME,
+    TPMT_KDF_SCHEME,
+    TPMT_KEYEDHASH_SCHEME,
+    TPMT_PUBLIC,
+    TPMT_RSA_SCHEME,
+    TPMT_SIG_SCHEME,
+    TPMT_SIGNATURE,
+    TPMT_SYM_DEF,
+    TPMT_SYM_DEF_OBJECT,
+    TPMT_TK_HASHCHECK,
+    TPMT_TK_VERIFIED,
+    TPMU_ASYM_SCHEME,
+    TPMU_PUBLIC_ID,
+    TPMU_PUBLIC_PARMS,
+    TPMU_SCHEME_KEYEDHASH,
+    TPMU_SIG_SCHEME,
+    TPMU_SYM_KEY_BITS,
+    TPMU_SYM_MODE,
+    TSS2_Exception,
+)
+
+__all__ = [
+    "ESAPI",
+    "ESYS_TR",
+    "TPM2B_DIGEST",
+    "TPM2B_ENCRYPTED_SECRET",
+    "TPM2B_PRIVATE",
+    "TPM2B_PUBLIC",
+    "TPM2B_SENSITIVE_CREATE",
+    "TPM2_ALG",
+    "TPM2_CAP",
+    "TPM2_ECC",
+    "TPM2_RH",
+    "TPM2_SE",
+    "TPM2_ST",
+    "TPM2_SU",
+    "TPMA_OBJECT",
+    "TPMA_SESSION",
+    "TPML_DIGEST",
+    "TPMS_ECC_PARMS",
+    "TPMS_ECC_POINT",
+    "TPMS_KEYEDHASH_PARMS",
+    "TPMS_RSA_PARMS",
+    "TPMS_SCHEME_HASH",
+    "TPMT_ECC_SCHEME",
+    "TPMT_KDF_SCHEME",
+    "TPMT_KEYEDHASH_SCHEME",
+    "TPMT_PUBLIC",
+    "TPMT_RSA_SCHEME",
+    "TPMT_SIGNATURE",
+    "TPMT_SIG_SCHEME",
+    "TPMT_SYM_DEF",
+    "TPMT_SYM_DEF_OBJECT",
+    "TPMT_TK_HASHCHECK",
+    "TPMT_TK_VERIFIED",
+    "TPMU_ASYM_SCHEME",
+    "TPMU_PUBLIC_ID",
+    "TPMU_PUBLIC_PARMS",
+    "TPMU_SCHEME_KEYEDHASH",
+    "TPMU_SIG_SCHEME",
+    "TPMU_SYM_KEY_BITS",
+    "TPMU_SYM_MODE",
+    "TSS2_Exception",
+]

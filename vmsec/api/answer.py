@@ -9,6 +9,7 @@ and nothing else about it.
 
 from __future__ import annotations
 
+import http
 import logging
 import secrets
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,7 @@ def handle_http_error(
 ) -> None:
     """Answer with falcon's own refusals: no such page, wrong method."""
     resp.set_headers(err.headers or {})
-    title = err.title or "refused"
+    title = http.HTTPStatus(err.status_code).phrase
     _fill(
         resp,
         err.status_code,

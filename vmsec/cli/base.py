@@ -8,6 +8,7 @@ commands have no hooks, and the formatters are a closed table.
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING, Any, cast
 
 from cliff import columns, command, complete, display, lister, show
@@ -31,8 +32,33 @@ if TYPE_CHECKING:
     from vmsec.cli.app import VmsecApp
 
 
+def _flat(row: Sequence[Any]) -> list[Any]:
+    """Make one text of each nested value: JSON, which scripts can read."""
+    plain = [
+        cell.machine_readable()
+        if isinstance(cell, columns.FormattableColumn)
+        else cell
+        for cell in row
+    ]
+    return [
+        json.dumps(cell) if isinstance(cell, (dict, list)) else cell
+        for cell in plain
+    ]
+
+
 class CSVFormatter(commaseparated.CSVLister, base.SingleFormatter):
     """Comma-separated values, also for a single object (one row)."""
+
+    def emit_list(
+        self,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        """Write a header and the rows."""
+        rows = map(_flat, data)
+        super().emit_list(column_names, rows, stdout, parsed_args)
 
     def emit_one(
         self,
@@ -45,11 +71,36 @@ class CSVFormatter(commaseparated.CSVLister, base.SingleFormatter):
         self.emit_list(column_names, [data], stdout, parsed_args)
 
 
+class ValueFormatter(value.ValueFormatter):
+    """Values alone, for scripts."""
+
+    def emit_list(
+        self,
+        column_names: Sequence[str],
+        data: Iterable[Sequence[Any]],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        """Write one line per row."""
+        rows = map(_flat, data)
+        super().emit_list(column_names, rows, stdout, parsed_args)
+
+    def emit_one(
+        self,
+        column_names: Sequence[str],
+        data: Sequence[Any],
+        stdout: TextIO,
+        parsed_args: argparse.Namespace,
+    ) -> None:
+        """Write one line per value."""
+        super().emit_one(column_names, _flat(data), stdout, parsed_args)
+
+
 FORMATTERS: dict[str, type[base.Formatter]] = {
     "csv": CSVFormatter,
     "json": json_format.JSONFormatter,
     "table": table.TableFormatter,
-    "value": value.ValueFormatter,
+    "value": ValueFormatter,
     "yaml": yaml_format.YAMLFormatter,
 }
 """The output formats of ``-f``; every command has them all."""

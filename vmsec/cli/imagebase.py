@@ -64,9 +64,7 @@ class ImageCommand(ShowCommand):
     def status(self, parsed_args: argparse.Namespace) -> Shown:
         """Show what the mark and the journal say; no key is needed."""
         # Imported here, as all of the engine: see vmsec.cli.image.
-        from vmsec.sealing.inspection import (
-            read_status,
-        )
+        from vmsec.sealing.status import read_status
 
         status = read_status(
             self.image(parsed_args), settings=settings_of(parsed_args)
@@ -183,7 +181,7 @@ def one_key(key: SecretBytes) -> KeySource:
 
 def after_interruption(image: ImageRef, settings: SealSettings) -> str:
     """Say in which state an interrupted command left an image."""
-    from vmsec.sealing.inspection import read_status
+    from vmsec.sealing.status import read_status
 
     try:
         status = read_status(image, settings=settings)

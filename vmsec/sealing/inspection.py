@@ -1,4 +1,4 @@
-"""Looking at an image without changing it: status and inspection."""
+"""Looking at a plain image without changing it: what would be sealed."""
 
 from __future__ import annotations
 
@@ -7,68 +7,28 @@ from typing import TYPE_CHECKING
 from vmsec.errors import CorruptImageError
 from vmsec.ondisk.extent import MetadataClass
 from vmsec.ondisk.layout import Partition, read_layout
-from vmsec.sealing.header import is_marked, parse_header
-from vmsec.sealing.image import open_device, open_journal, resolve
-from vmsec.sealing.journal import HotJournal
+from vmsec.sealing.header import is_marked
+from vmsec.sealing.image import open_device, resolve
 from vmsec.sealing.model import (
     ImageRef,
     ImageReport,
-    ImageStatus,
     PartitionReport,
     SealSettings,
 )
 from vmsec.sealing.plan import plan_extents
 from vmsec.sealing.reader import read_nonzero
-from vmsec.units import SEAL_BLOCK_BYTES
+from vmsec.sealing.status import read_status
 
 if TYPE_CHECKING:
     from vmsec.sealing.device import FileDevice
+
+__all__ = ["STAYS_READABLE", "inspect_image", "read_status"]
 
 STAYS_READABLE = (
     "File contents: this level hides names and structure, not contents; "
     "tools that carve by signature (foremost, photorec) and strings still "
     "find whole files and texts."
 )
-
-
-def read_status(image: ImageRef, *, settings: SealSettings) -> ImageStatus:
-    """Say what LBA 0 and the journal tell, without a key; takes no lock.
-
-    Raises:
-        HeaderError: A damaged mark; never read as "plain".
-        JournalCorruptError: A damaged journal.
-    """
-    image = resolve(image)
-    journal = open_journal(image, settings)
-    with open_device(image, writable=False) as device:
-        size = min(SEAL_BLOCK_BYTES, device.size_bytes)
-        lba0 = device.read_at(0, size)
-        total, name = device.size_bytes, device.name
-    if journal.exists():
-        index = HotJournal(journal).index
-        mark = index.sealed_lba0
-        return _status("interrupted", mark, total, name, journal.name)
-    if not is_marked(lba0):
-        return ImageStatus(state="plain", disk_bytes=total)
-    return _status("sealed", lba0, total, name, None)
-
-
-def _status(
-    state: str, lba0: bytes, size: int, name: str, journal: str | None
-) -> ImageStatus:
-    header = parse_header(lba0, target=name)
-    context = header.context
-    return ImageStatus(
-        state=state,
-        disk_bytes=size,
-        vm=context.vm,
-        disk=context.disk,
-        generation=context.generation,
-        key_version=context.key_version,
-        level=header.level,
-        embedded=bool(header.manifest.length),
-        journal=journal,
-    )
 
 
 def inspect_image(image: ImageRef, *, settings: SealSettings) -> ImageReport:

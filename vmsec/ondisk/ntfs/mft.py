@@ -88,16 +88,11 @@ class MasterFileTable:
                 self._extend(entry.record, _own_data(part, entry.lowest_vcn))
         self._settle(NonResidentField.INITIALIZED_SIZE.read(head))
 
-    @property
-    def record_count(self) -> int:
-        """Number of records that were ever written."""
-        return self._count
-
     def load(self, numbers: Numbers) -> RecordBatch:
         """Load those of the given records that are in use.
 
         Args:
-            numbers: Ascending, each below :attr:`record_count`.
+            numbers: Ascending; each is that of a record there is.
 
         Raises:
             CorruptImageError: One of them is damaged.

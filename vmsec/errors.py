@@ -184,12 +184,6 @@ class IntegrityError(SealError):
         )
 
 
-class ForeignDiskError(SealError):
-    """The disk is sealed for another VM and starts only as that VM's."""
-
-    code = "seal.foreign"
-
-
 class JournalError(SealError):
     """Anything about the seal journal."""
 

@@ -28,23 +28,35 @@ HOOK_NAME = "50-vmsec"
 INTERPRETER = "/usr/bin/python3"
 """Below /usr/bin, which libvirtd's AppArmor profile lets run unconfined."""
 
+DEADLINE_SECONDS = 60
+"""The default of ``[agent] hook_deadline``."""
+
+GRACE_SECONDS = 10
+"""The agent answers first: by then it says itself why it is late."""
+
 _SCRIPT = """\
 #!/bin/sh
 # Installed by vmsec-agent; changes are overwritten. See the libvirt hooks
 # chapter of the vmsec administrator guide.
-{interpreter} -I -S {shim} --socket {socket} --state {state} "$@"
+{interpreter} -I -S {shim} \
+    --socket {socket} --state {state} --seconds {seconds} "$@"
 status=$?
 [ "$2" != prepare ] || exit $status
 exit 0
 """
 
 
-def render_hook(agent_socket: Path, state_directory: Path) -> bytes:
+def render_hook(
+    agent_socket: Path,
+    state_directory: Path,
+    deadline_seconds: int = DEADLINE_SECONDS,
+) -> bytes:
     """Return the script that libvirtd will run.
 
     Args:
         agent_socket: Where the agent listens.
         state_directory: Where the agent keeps its marks.
+        deadline_seconds: Within which the agent answers.
     """
     shim = Path(hookwire.__file__).resolve()
     return _SCRIPT.format(
@@ -52,11 +64,15 @@ def render_hook(agent_socket: Path, state_directory: Path) -> bytes:
         shim=shlex.quote(str(shim)),
         socket=shlex.quote(str(agent_socket)),
         state=shlex.quote(str(state_directory)),
+        seconds=deadline_seconds + GRACE_SECONDS,
     ).encode()
 
 
 def install_hook(
-    directory: Path, agent_socket: Path, state_directory: Path
+    directory: Path,
+    agent_socket: Path,
+    state_directory: Path,
+    deadline_seconds: int = DEADLINE_SECONDS,
 ) -> bool:
     """Install or renew the hook, by rename.
 
@@ -64,6 +80,7 @@ def install_hook(
         directory: libvirt's hooks, usually ``/etc/libvirt/hooks``.
         agent_socket: Where the agent listens.
         state_directory: Where the agent keeps its marks.
+        deadline_seconds: ``[agent] hook_deadline``.
 
     Returns:
         Whether libvirtd must be reloaded (SIGHUP) before it calls the hook:
@@ -84,7 +101,7 @@ def install_hook(
             f"{scripts}: cannot be made ({err.strerror}); run as root, or "
             "set [agent] hook_directory"
         ) from err
-    text = render_hook(agent_socket, state_directory)
+    text = render_hook(agent_socket, state_directory, deadline_seconds)
     write_durable(scripts / HOOK_NAME, text, mode=0o755)
     return not knew_any
 
@@ -96,9 +113,18 @@ def remove_hook(directory: Path) -> None:
 
 
 def check_hook(
-    directory: Path, agent_socket: Path, state_directory: Path
+    directory: Path,
+    agent_socket: Path,
+    state_directory: Path,
+    deadline_seconds: int = DEADLINE_SECONDS,
 ) -> None:
     """Check that the installed hook is ours, whole and executable.
+
+    Args:
+        directory: libvirt's hooks.
+        agent_socket: Where the agent listens.
+        state_directory: Where the agent keeps its marks.
+        deadline_seconds: ``[agent] hook_deadline``.
 
     Raises:
         ConfigurationError: It is not; the line says what to do.
@@ -116,7 +142,7 @@ def check_hook(
             f"{path}: not executable, so libvirt skips it in silence; "
             f"run chmod 0755 {path}"
         )
-    if text != render_hook(agent_socket, state_directory):
+    if text != render_hook(agent_socket, state_directory, deadline_seconds):
         raise ConfigurationError(
             f"{path}: not the hook of this agent (another version or other "
             "paths); install it again with vmsec-agent --install-hook"

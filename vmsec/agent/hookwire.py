@@ -3,7 +3,7 @@
 libvirtd runs this file for every step of a domain's life, with the domain's
 XML on standard input::
 
-    /usr/bin/python3 -I -S hookwire.py --socket S --state D \
+    /usr/bin/python3 -I -S hookwire.py --socket S --state D --seconds N \
         NAME OPERATION SUBOPERATION EXTRA
 
 It hands the call to the agent over a UNIX socket and turns the answer into an
@@ -51,12 +51,6 @@ MAX_FRAME_BYTES = 26 << 20
 MAX_LINE = 2000
 """Characters of the line for the operator; nova cuts faults at 255 anyway."""
 
-PREPARE_SECONDS = 120.0
-"""At ``prepare`` the agent may first have to finish a long seal."""
-
-OTHER_SECONDS = 30.0
-"""Other calls: the agent answers after its own budget of 10 s at most."""
-
 CONNECT_SECONDS = 3.0
 """How long a missing socket is tried again: an agent that restarts."""
 
@@ -66,6 +60,7 @@ MARK_STUB = bytes.fromhex("fa31c08ed88ed0bc007cfcea107c0000")
 """The seal header's magic, and how its boot stub begins (sealing.header)."""
 
 _LENGTH = struct.Struct(">I")
+_OPTIONS = ("--socket", "--state", "--seconds")
 
 
 class WireError(Exception):
@@ -273,8 +268,16 @@ def _read_facts(xml: str) -> _DomainFacts:
     return _DomainFacts(reader.uuid.strip().lower(), tuple(reader.disks))
 
 
-def _first_sector(kind: str, path: str) -> bytes:
-    """Read LBA 0 of a raw or qcow2 disk; what is not there reads as empty."""
+def read_first_sector(kind: str, path: str) -> bytes:
+    """Read LBA 0 of a raw or qcow2 disk cheaply, by whatever is there.
+
+    Args:
+        kind: The driver type; other than ``qcow2`` counts as raw.
+        path: The image.
+
+    Returns:
+        512 bytes, or fewer where nothing was written or can be read.
+    """
     try:
         with open(path, "rb") as disk:  # noqa: PTH123 - start-up time
             if kind != "qcow2":
@@ -337,7 +340,7 @@ def decide_alone(state: str, socket_path: str, xml: str, why: str) -> str:
     if os.path.lexists(os.path.join(state, "protected", facts.uuid)):  # noqa: PTH118 - start-up time
         return f"VM {facts.uuid} is protected and {away}"
     for kind, path in facts.disks:
-        if is_marked(_first_sector(kind, path)):
+        if is_marked(read_first_sector(kind, path)):
             return f"{path} is sealed and {away}"
     return ""
 
@@ -371,19 +374,18 @@ def run(arguments: list[str], stdin: BinaryIO) -> HookAnswer:
     """Do one call of the hook.
 
     Args:
-        arguments: ``--socket S --state D NAME OPERATION SUBOP EXTRA``.
+        arguments: ``--socket S --state D --seconds N`` and libvirt's four.
         stdin: The domain XML.
 
     Returns:
         Exit status and line; the status may be 1 at ``prepare`` only.
     """
-    if len(arguments) != 8 or arguments[::2][:2] != ["--socket", "--state"]:
+    if len(arguments) != 10 or arguments[:6:2] != list(_OPTIONS):
         return HookAnswer(1, "vmsec: the hook is installed wrongly")
-    path, state = arguments[1], arguments[3]
-    name, operation, suboperation, extra = arguments[4:]
+    path, state, seconds = arguments[1:6:2]
+    name, operation, suboperation, extra = arguments[6:]
     _stamp(state, operation)
-    seconds = PREPARE_SECONDS if operation == "prepare" else OTHER_SECONDS
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + float(seconds)
     raw = stdin.read(MAX_XML_BYTES + 1)
     if len(raw) > MAX_XML_BYTES:
         return HookAnswer(1, "vmsec: the domain XML is longer than 4 MiB")
@@ -405,7 +407,7 @@ def run(arguments: list[str], stdin: BinaryIO) -> HookAnswer:
 def main() -> int:
     """Run the hook; the exit status is libvirt's verdict."""
     arguments = sys.argv[1:]
-    vetoes = arguments[5:6] == ["prepare"]
+    vetoes = arguments[7:8] == ["prepare"]
     try:
         answer = run(arguments, sys.stdin.buffer)
     except Exception as err:  # noqa: BLE001 - the hook's boundary: fail closed

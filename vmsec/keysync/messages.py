@@ -14,6 +14,9 @@ KMC_TOPIC = "vmsec.kmc"
 AGENT_TOPIC = "vmsec.agent"
 RPC_VERSION = "1.0"
 
+FAULT = "FAULT: "
+"""How a finding of an agent's ``self_test`` begins that is a fault."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRecord:

@@ -1,7 +1,8 @@
 """Write the sample files below ``etc/vmsec``, or check that they are fresh.
 
 ``python -m devstack.samples`` writes them; with ``--check`` it compares them
-with what the generators would write, and fails where they differ.
+with what the generators would write, and fails where they differ. Names of
+files restrict it to these.
 """
 
 from __future__ import annotations
@@ -54,11 +55,18 @@ def main() -> int:
     """Write or check every sample; 1 where one is stale."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    if not parser.parse_args().check:
-        for sample in SAMPLES:
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    arguments = parser.parse_args()
+    chosen = [
+        sample
+        for sample in SAMPLES
+        if not arguments.names or pathlib.Path(sample).name in arguments.names
+    ]
+    if not arguments.check:
+        for sample in chosen:
             generate(sample, ROOT / sample)
         return 0
-    stale = [sample for sample in SAMPLES if not is_fresh(sample)]
+    stale = [sample for sample in chosen if not is_fresh(sample)]
     for sample in stale:
         sys.stdout.write(f"{sample} is stale: python -m devstack.samples\n")
     return 1 if stale else 0

@@ -49,16 +49,17 @@ install_packages() {    # PROFILE...
         --no-install-recommends -o Dpkg::Use-Pty=0 $missing > /dev/null
 }
 
-make_environment() {    # EXTRA...: vmsec, editable, with these extras
-    local extras stamp
-    extras=$(IFS=, && echo "$*")
-    stamp="$extras $(cat setup.cfg pyproject.toml | sha256sum)"
-    if [ "$(cat "$VENV/stamp" 2> /dev/null)" = "$stamp" ]; then return 0; fi
-    echo "building the virtual environment ${VENV#"$PWD"/} ($extras)"
+make_environment() {    # [EXTRAS]: vmsec, editable, "test,lint" and the like
+    local extras=${1:-} stamp sum
+    stamp=$VENV/stamp-${extras:-plain}
+    sum=$(cat setup.cfg pyproject.toml | sha256sum)
+    if [ "$(cat "$stamp" 2> /dev/null)" = "$sum" ]; then return 0; fi
+    echo "building the virtual environment ${VENV#"$PWD"/} ${extras:+($extras)}"
     if [ ! -x "$VENV/bin/python" ]; then
         mkdir -p "${VENV%/*}"
         "${PYTHON:-python3}" -m venv "$VENV"
     fi
-    "$VENV/bin/pip" install -q --disable-pip-version-check -e ".[$extras]"
-    echo "$stamp" > "$VENV/stamp"
+    "$VENV/bin/pip" install -q --disable-pip-version-check \
+        -e ".${extras:+[$extras]}"
+    echo "$sum" > "$stamp"
 }

@@ -1,0 +1,1 @@
+"""A tour of vmsec on a real virtual machine; ``./quickstart`` runs it."""

@@ -28,20 +28,19 @@ class Claim(NamedTuple):
 
 
 def require_disjoint(claims: Iterable[Claim]) -> None:
-    """Check that no two claims share a byte.
+    """Check that no two claims share a byte; empty ones share none.
 
     Raises:
         OverlapError: Two do; both are named.
     """
     last: Claim | None = None
-    for claim in sorted(claims):
+    for claim in sorted(c for c in claims if c.length):
         if last is not None and claim.offset < last.end:
             raise OverlapError(
                 f"{last.owner} and {claim.owner} overlap at byte "
                 f"{claim.offset}; repair the partition table"
             )
-        if claim.length:
-            last = claim
+        last = claim
 
 
 def gaps(

@@ -65,11 +65,11 @@ def read_label(path: str) -> dict[str, Any]:
                 for p in disk.partitions
             ],
         }
-    except Exception as err:  # noqa: BLE001 pyparted's errors share no base
+    except Exception as err:  # noqa: BLE001 - pyparted's errors share no base
         return {"error": " ".join(str(err).split())}
 
 
-def _has_label(device: Any) -> bool:  # noqa: ANN401 pyparted is not typed
+def _has_label(device: Any) -> bool:  # noqa: ANN401 - pyparted is not typed
     """Whether libparted knows the label, as against failing to read it."""
     raw = device.getPedDevice()
     raw.open()

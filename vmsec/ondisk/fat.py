@@ -168,10 +168,10 @@ def read_geometry(source: BlockSource) -> FATGeometry:
 
 
 def _fat_bits(clusters: int, *, wide: bool) -> int:
-    """Tell the type, as Linux and mtools do.
+    """Tell the type as Linux and fsck.fat do.
 
-    fatgen103 goes by the cluster count alone; real volumes of fewer clusters
-    with the 32-bit BPB are read as FAT32 by everybody.
+    fatgen103 goes by the cluster count alone, and mtools with it; but small
+    system partitions are made with ``mkfs.fat -F 32`` and start machines.
     """
     if wide:
         return 32

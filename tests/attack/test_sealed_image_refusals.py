@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
+import struct
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -407,19 +409,28 @@ def test_an_image_in_use_by_qemu(disk: Path, store: Store) -> None:
     seal(disk, store)
 
 
-def _is_locked(path: Path) -> int:
+def _is_locked(path: Path) -> bool:
+    """Whether somebody does not share writing; asks without locking."""
+    question = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 201, 1, 0)
+    with path.open("r+b") as file:
+        answer = fcntl.fcntl(file, 36, question)  # F_OFD_GETLK
+    return bool(struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK)
+
+
+def _qemu_io_refused(path: Path) -> bool:
     probe = ["qemu-io", "-f", "raw", "-c", "read 0 512", str(path)]
-    return subprocess.run(probe, capture_output=True, check=False).returncode
+    done = subprocess.run(probe, capture_output=True, check=False)
+    return done.returncode != 0
 
 
 def test_qemu_is_kept_out_while_we_hold_the_lock(disk: Path) -> None:
     require_tool("qemu-io")
-    assert not _is_locked(disk)
+    assert not _qemu_io_refused(disk)
     with open_device(ImageRef(disk), writable=True):
-        assert _is_locked(disk)
+        assert _qemu_io_refused(disk)
         with pytest.raises(ImageBusyError):
             seal(disk, Store())
-    assert not _is_locked(disk)
+    assert not _qemu_io_refused(disk)
 
 
 def test_an_image_too_small_to_be_a_disk(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def check_hook(
     except OSError as err:
         raise ConfigurationError(
             f"{path}: the libvirt hook is not there ({err.strerror}); "
-            "install it with vmsec-agent --install-hook"
+            "install it with vmsec hook install"
         ) from err
     if not stat.S_ISREG(mode) or not os.access(path, os.X_OK):
         raise ConfigurationError(
@@ -145,7 +145,7 @@ def check_hook(
     if text != render_hook(agent_socket, state_directory, deadline_seconds):
         raise ConfigurationError(
             f"{path}: not the hook of this agent (another version or other "
-            "paths); install it again with vmsec-agent --install-hook"
+            "paths); run vmsec hook install"
         )
 
 

@@ -1,1 +1,1 @@
-"""Listens to the cloud's controller; holds no key and may be down."""
+"""The controller: what the cloud says of its VMs, passed on to the KMC."""

@@ -190,8 +190,11 @@ class KMCClient(_Client):
         """Show one protected VM."""
         return self._call("vm_show", VMRecord, vm=vm)
 
-    def vm_place(self, vm: str, node: str) -> VMRecord:
-        """Tell on which node the cloud's controller has placed a VM."""
+    def vm_place(self, vm: str, node: str | None) -> VMRecord:
+        """Tell where the cloud's controller has placed a VM.
+
+        Placed nowhere (``None``), it goes to the node that starts it next.
+        """
         return self._call("vm_place", VMRecord, vm=vm, node=node)
 
     def key_list(self, vm: str | None = None) -> tuple[KeyRecord, ...]:

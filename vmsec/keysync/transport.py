@@ -219,11 +219,16 @@ def _decode_arguments(
 
 
 def describe_error(method: str, error: VmsecError) -> dict[str, Any]:
-    """Write an error of ours as the ``error`` of an answer, and log it."""
+    """Write an error of ours as the ``error`` of an answer.
+
+    What the answer does not say is logged here; the rest is for the endpoint
+    to log with what it knows.
+    """
     speaks = isinstance(error, OPERATOR_ERRORS) and not isinstance(
         error, AccessDeniedError
     )
-    LOG.info("%s refused: %s: %s", method, error.code, error)
+    if not speaks:
+        LOG.warning("%s refused: %s: %s", method, error.code, error)
     return {
         "code": error.code,
         "message": str(error) if speaks else error.public_message,

@@ -78,7 +78,7 @@ class KMCEndpoint:
         )
 
     @rpc_method
-    def vm_place(self, *, vm: str, node: str) -> VMRecord:
+    def vm_place(self, *, vm: str, node: str | None) -> VMRecord:
         """Place a VM; see :meth:`Protection.place`."""
         return self._protection.place(vm, node)
 

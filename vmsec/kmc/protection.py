@@ -102,26 +102,29 @@ class Protection:
         session.flush()
         keys.add(session, wanted.vm, FIRST_VERSION, sealed=sealed, now=now)
 
-    def place(self, vm: str, node: str) -> VMRecord:
+    def place(self, vm: str, node: str | None) -> VMRecord:
         """Record where the cloud's controller has placed a VM.
 
         The node that holds the VM's disks unsealed goes on holding them
-        until it has sealed them.
+        until it has sealed them. A VM placed nowhere (``None``) goes to the
+        first node that starts it.
 
         Raises:
             SchemaError: No UUID or node name.
-            UnknownKeyError: The VM is not protected.
+            UnknownKeyError: The VM is not protected; as this is what most
+                VMs of a cloud are, it is not logged as a refusal.
         """
-        with logged(Decision("place", vm=vm, node=node)):
-            identity.require_uuid(vm, what="a VM")
+        identity.require_uuid(vm, what="a VM")
+        if node is not None:
             identity.require_node_name(node)
-            with self._database.writing() as session:
-                row = vms.find(session, vm, lock=True)
-                if row is None:
-                    raise unknown_key(vm)
+        with self._database.writing() as session:
+            row = vms.find(session, vm, lock=True)
+            if row is None:
+                raise unknown_key(vm)
+            with logged(Decision("place", vm=vm, node=node)):
                 row.node = node
                 session.flush()
-                return _describe(session, vm)
+            return _describe(session, vm)
 
     def list_vms(self) -> tuple[VMRecord, ...]:
         """List all protected VMs, by name."""

@@ -35,6 +35,9 @@ AWAY_SECONDS = 15.0
 """For so long after a time-out the KMC is asked only where it must be."""
 
 
+_REFUSALS = ("custody.", "tpm.")
+
+
 class Policy(NamedTuple):
     """What the operator allows this node.
 
@@ -105,9 +108,12 @@ class Authority:
         try:
             answer = self._ask(vm, name)
         except RemoteRefusedError as err:
-            if needed:
+            # The KMC refuses keys of protected VMs only; any other failure
+            # of it must not keep back a VM that may be anybody's.
+            if needed or err.remote_code.startswith(_REFUSALS):
                 raise
             LOG.warning("VM %s (%s) starts unprotected: %s", vm, name, err)
+            self._undecided.add(vm)
             return None
         except SyncError as err:
             may = stopping or self._policy.offline_start

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import oslo_messaging
+
 from vmsec.errors import SchemaError
-from vmsec.keysync.messages import AgentJob
-from vmsec.keysync.transport import rpc_method
+from vmsec.keysync.messages import RPC_VERSION, AgentJob
+from vmsec.keysync.transport import EXCHANGE, rpc_method
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,8 @@ class AgentEndpoint:
         selftest: Examines this node.
         srk_public: Tells the SRK of this node's TPM.
     """
+
+    target = oslo_messaging.Target(exchange=EXCHANGE, version=RPC_VERSION)
 
     def __init__(
         self,

@@ -361,7 +361,8 @@ def stamp_path(state: str) -> str:
 def _stamp(state: str, operation: str) -> None:
     """Note that libvirtd does call this hook; failing is no harm."""
     with contextlib.suppress(OSError):
-        text = f"{time.time():.3f} {operation[:16]}\n"
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        text = f"{when} {operation[:16]}\n"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         handle = os.open(stamp_path(state), flags, 0o600)
         try:

@@ -128,7 +128,7 @@ class SelfTest:
             when, _, operation = stamp.decode("ascii", "replace").partition(
                 " "
             )
-            return f"last at {when} ({operation.strip()})"
+            return f"last at {when}, {operation.strip()}"
         if any(domain.active for domain in self._host.domains()):
             raise ConfigurationError(
                 "VMs run, but libvirtd never called the hook; run systemctl "

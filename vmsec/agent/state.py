@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FORMAT = 1
+SCHEMA = 1
 MAX_FILE_BYTES = 64 << 10
 """A key file, the longest, has about 1 KiB."""
 
@@ -238,7 +238,7 @@ def _save(path: Path, state: Any) -> None:  # noqa: ANN401 - a dataclass
         field.name: _plain(getattr(state, field.name))
         for field in dataclasses.fields(state)
     }
-    write_durable(path, encoding.encode({"format": FORMAT, **record}))
+    write_durable(path, encoding.encode({"schema": SCHEMA, **record}))
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - a field
@@ -258,8 +258,8 @@ def _load(path: Path, kind: type[T]) -> T | None:
     if data is None:
         return None
     try:
-        record = encoding.decode(data, what=str(path))
-        return _rebuild(record, kind, str(path))
+        record = encoding.decode(data, what="it")
+        return _rebuild(record, kind, "it")
     except (SchemaError, ValueError) as err:
         raise SchemaError(
             f"{path}: the agent's state is damaged ({err}); restore it from "
@@ -289,9 +289,9 @@ def read_limited(path: Path, limit: int = MAX_FILE_BYTES) -> bytes | None:
 def _rebuild(record: Any, kind: type[T], what: str) -> T:  # noqa: ANN401 - CBOR
     """Build a dataclass from its map: exactly its fields and types."""
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # one of the three above
-    if encoding.field(record, "format", int, what=what) != FORMAT:
+    if encoding.field(record, "schema", int, what=what) != SCHEMA:
         raise SchemaError(f"{what}: written by another version")
-    if record.keys() != {"format", *(field.name for field in fields)}:
+    if record.keys() != {"schema", *(field.name for field in fields)}:
         raise SchemaError(f"{what}: a field is missing or unknown")
     values: dict[str, Any] = {}
     for field in fields:

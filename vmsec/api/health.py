@@ -5,18 +5,16 @@ A finding is ``{"service", "check", "ok", "detail"}``.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from vmsec.errors import VmsecError
+from vmsec.keysync.messages import FAULT
 
 if TYPE_CHECKING:
     import falcon
 
     from vmsec.api.services import Services
     from vmsec.keysync.client import AgentClient
-
-LOG = logging.getLogger(__name__)
 
 
 class Health:
@@ -57,16 +55,21 @@ class Doctor:
 
 
 def _examine_agent(service: str, agent: AgentClient) -> list[dict[str, Any]]:
-    """Have an agent test itself: ``False`` is a fault, text a detail."""
+    """Have an agent test itself; what begins with FAULT is one."""
     try:
         results = agent.self_test()
     except VmsecError as err:
         return [_finding(service, "answers", ok=False, detail=str(err))]
     findings = [_finding(service, "answers", ok=True, detail="")]
     for check, result in results.items():
-        detail = "" if isinstance(result, bool) else str(result)
+        text = str(result)
         findings.append(
-            _finding(service, check, ok=result is not False, detail=detail)
+            _finding(
+                service,
+                check,
+                ok=result is not False and not text.startswith(FAULT),
+                detail=text.removeprefix(FAULT),
+            )
         )
     return findings
 
@@ -74,6 +77,4 @@ def _examine_agent(service: str, agent: AgentClient) -> list[dict[str, Any]]:
 def _finding(
     service: str, check: str, *, ok: bool, detail: str
 ) -> dict[str, Any]:
-    if not ok:
-        LOG.warning("%s: %s: failed: %s", service, check, detail)
     return {"service": service, "check": check, "ok": ok, "detail": detail}

@@ -66,16 +66,23 @@ class VMActions:
         """Have the VM's node seal, unseal or re-key its disks now."""
         request.require_uuid(vm, "vm")
         action = request.read_action(req, ACTIONS)
-        node = self._services.kmc.vm_show(vm).node
-        if node is None:
-            raise RequestError(
-                f"VM {vm}: no node is known for it yet; start it once, or "
-                "let the controller tell where it is placed"
-            )
-        agent = self._services.agent(node)
+        agent = self._services.agent(self._node_of(vm))
         job = {
             "seal": agent.vm_seal,
             "unseal": agent.vm_unseal,
             "rekey": agent.vm_rekey,
         }[action](vm)
         resp.media = {"job": wire.encode(job)}
+
+    def _node_of(self, vm: str) -> str:
+        """Return where a VM is; if nobody said, the only node there is."""
+        kmc = self._services.kmc
+        if (node := kmc.vm_show(vm).node) is not None:
+            return node
+        names = [node.name for node in kmc.node_list()]
+        if len(names) == 1:
+            return names[0]
+        raise RequestError(
+            f"VM {vm}: no node is known for it yet; start it once, or let "
+            "the controller tell where it is placed"
+        )

@@ -35,8 +35,10 @@ class _HookCommand(ShowCommand):
         )
         return parser
 
-    def places(self, parsed_args: argparse.Namespace) -> tuple[Path, Path]:
-        """Return the agent's socket and its state directory."""
+    def places(
+        self, parsed_args: argparse.Namespace
+    ) -> tuple[Path, Path, int]:
+        """Return the agent's socket, its state directory and its deadline."""
         # Imported here: oslo takes 200 ms.
         from vmsec.conf import opts
         from vmsec.conf.agent import AgentSettings
@@ -44,7 +46,11 @@ class _HookCommand(ShowCommand):
         files = parsed_args.config_file
         argv = [] if files is None else ["--config-file", files]
         settings = AgentSettings.from_conf(opts.load(argv, "vmsec"))
-        return settings.socket, settings.state_directory
+        return (
+            settings.socket,
+            settings.state_directory,
+            settings.hook_deadline_seconds,
+        )
 
 
 def _row(

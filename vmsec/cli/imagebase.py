@@ -12,7 +12,7 @@ from vmsec.cli.base import ShowCommand
 from vmsec.cli.beside import BesideManifestStore
 from vmsec.cli.imageformat import AUTO, decide_format
 from vmsec.cli.progress import progress_bar
-from vmsec.errors import ConfigurationError, VmsecError
+from vmsec.errors import ConfigurationError, ForeignImageError, VmsecError
 from vmsec.ondisk.extent import Level
 from vmsec.sealing.model import FORMATS, ImageRef, SealSettings
 
@@ -83,7 +83,7 @@ class ImageCommand(ShowCommand):
         return imagereport.inspect_columns(report)
 
     def verify(self, parsed_args: argparse.Namespace) -> Shown:
-        """Check the key and every sealed part; change nothing.
+        """Check the key, the VM and every sealed part; change nothing.
 
         An interrupted change is finished first, as before any other.
         """
@@ -100,6 +100,11 @@ class ImageCommand(ShowCommand):
                 settings=settings,
                 manifests=BesideManifestStore(image, settings),
                 progress=progress,
+            )
+        vm = parse_vm(getattr(parsed_args, "vm", None))
+        if vm not in (None, report.vm):
+            raise ForeignImageError(
+                f"{image.path}: sealed for VM {report.vm}, not for {vm}"
             )
         return imagereport.report_columns("sealed", report)
 

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from vmsec.sealing.model import ImageReport, ImageStatus, SealReport
+    from vmsec.sealing.model import (
+        ImageReport,
+        ImageStatus,
+        PartitionReport,
+        SealReport,
+    )
 
     Shown = tuple[Sequence[str], Iterable[Any]]
 
@@ -76,6 +81,14 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
+def _plain(part: PartitionReport) -> dict[str, Any]:
+    """Turn a partition into a map of plain types: YAML knows no others."""
+    return {
+        name: str(value) if isinstance(value, str) else value
+        for name, value in dataclasses.asdict(part).items()
+    }
+
+
 def status_columns(status: ImageStatus) -> Shown:
     """Show what the mark says; it is not authenticated without a key."""
     return _show(
@@ -100,9 +113,7 @@ def inspect_columns(report: ImageReport) -> Shown:
             "level": str(report.level),
             "disk_bytes": Bytes(report.disk_bytes),
             "sealed_bytes": Bytes(report.sealed_bytes),
-            "partitions": Partitions(
-                [dataclasses.asdict(part) for part in report.partitions]
-            ),
+            "partitions": Partitions(list(map(_plain, report.partitions))),
             "classes": _classes(report.classes),
             "notes": Records(list(report.notes)),
             "stays_readable": f"{report.stays_readable} {PLANNED}",

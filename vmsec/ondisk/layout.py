@@ -166,7 +166,7 @@ def _read_bare(source: BlockSource) -> DiskLayout:
     found = _look_into(source, _Slot(0, 0, source.size_bytes, ""))
     first = min(source.sector_bytes, source.size_bytes)
     # An encrypted disk is not touched at all, not even for the header.
-    untouched = found.status is Status.ENCRYPTED
+    untouched = found.status is Status.ENCRYPTED or first == 0
     extents = () if untouched else (Extent(0, first, MetadataClass.LBA0),)
     return DiskLayout(
         "none",

@@ -60,13 +60,10 @@ def read_approval_key(path: Path) -> ApprovalKey | None:
     record, what = decode(data, what=str(path)), str(path)
     public = field(record, "public", bytes, what=what)
     private = field(record, "private", bytes, what=what)
-    key = ApprovalKey(
-        parse(TPM2B_PUBLIC, public, what=what),
-        parse(TPM2B_PRIVATE, private, what=what),
-    )
-    if not is_approval_key(key.public, approval_key_policy()):
+    parsed = parse(TPM2B_PUBLIC, public, what=what)
+    if not is_approval_key(parsed, approval_key_policy()):
         raise SchemaError(f"{path}: not an approval key")
-    return key
+    return ApprovalKey(parsed, parse(TPM2B_PRIVATE, private, what=what))
 
 
 def make_approval_key(tpm: TPM, root: StorageRoot, path: Path) -> ApprovalKey:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _TCTI = re.compile(r"(pcap:)?(swtpm|device|tabrmd)(:.*)?", re.DOTALL)
-_MANAGED = re.compile(r"(pcap:)?(tabrmd|device:/dev/tpmrm|device$)")
+_MANAGED = re.compile(r"(pcap:)?(tabrmd|device:/dev/tpmrm|device:?$)")
 _TRANSIENT, _LOADED, _SAVED = 0x80000000, 0x02000000, 0x03000000
 
 

@@ -95,12 +95,29 @@ def _temporary(directory: Path, leave: contextlib.ExitStack) -> Path:
     return path
 
 
+def sync_tree(directory: Path) -> None:
+    """Make a directory and all files below it durable.
+
+    Raises:
+        TPMError: The system refused.
+    """
+    try:
+        for place, _directories, files in os.walk(directory):
+            for name in files:
+                _sync_file(Path(place) / name)
+            sync_directory(Path(place))
+    except OSError as err:
+        raise TPMError(f"{directory}: cannot sync: {err.strerror}") from err
+
+
+def _sync_file(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def _publish(new: Path, target: Path) -> None:
     """Sync all of a new directory, then give it its name."""
-    for place, _directories, files in os.walk(new):
-        for name in files:
-            _sync_file(Path(place) / name)
-        sync_directory(Path(place))
+    sync_tree(new)
     try:
         new.rename(target)
     except OSError as err:
@@ -108,11 +125,6 @@ def _publish(new: Path, target: Path) -> None:
             f"{target} is in the way of a new software TPM: {err.strerror}"
         ) from err
     sync_directory(target.parent)
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _run_setup(new: Path, authority: Path, name: str) -> None:

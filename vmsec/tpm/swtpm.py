@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import signal
 import socket
 import subprocess
 import threading
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from vmsec.errors import ConfigurationError, TPMUnavailableError
-from vmsec.tpm.manufacture import manufacture
+from vmsec.tpm.manufacture import manufacture, sync_tree
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -62,8 +61,9 @@ class SoftwareTPM:
         ConfigurationError: A name or path that cannot be used.
 
     Crash:
-        The state survives any kill of swtpm; swtpm renames it without fsync,
-        so that a power cut may lose the last change or the file.
+        The state survives any kill of swtpm, which renames it into place but
+        does not sync it. It is synced here after start and at stop; a power
+        cut soon after a change in between may lose that change.
     """
 
     def __init__(self, directory: Path, name: str) -> None:
@@ -111,6 +111,7 @@ class SoftwareTPM:
         try:
             self._launch()
             self._wait()
+            sync_tree(self._directory / "state")
         except BaseException:
             self._end()
             self._release()
@@ -121,8 +122,10 @@ class SoftwareTPM:
         """Shut the TPM down in order; if it does not run, do nothing."""
         if self.running:
             _send_shutdown(self._socket)
-        self._end()
+        ended = self._end()
         self._release()
+        if ended:
+            sync_tree(self._directory / "state")
 
     def __enter__(self) -> Self:
         return self.start()
@@ -220,16 +223,18 @@ class SoftwareTPM:
         lines = text.strip().splitlines()
         return lines[-1] if lines else "are swtpm and setpriv installed?"
 
-    def _end(self) -> None:
+    def _end(self) -> bool:
+        """End swtpm; say whether there was one."""
         process, self._process = self._process, None
         if process is None:
-            return
+            return False
         process.terminate()
         try:
             process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             process.wait()
+        return True
 
 
 def _require_usable(path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from falcon import testing
+
+if TYPE_CHECKING:
+    from falcon import testing
 
 VM = "6b1f5c0e-8f0b-4d3b-9a52-1f0c8c1f0a11"
 PROTECT = {"vm": VM, "name": "web1", "project": "p", "level": "metadata"}

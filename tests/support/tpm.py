@@ -12,16 +12,28 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.tools import require_tool
-from vmsec.tpm import TPM, KMCCustody, NodeCustody, SoftwareTPM, open_tpm
+from vmsec.tpm import (
+    TPM,
+    KMCCustody,
+    NodeCustody,
+    SoftwareTPM,
+    SRKAlgorithm,
+    open_tpm,
+)
 from vmsec.tpm.manufacture import manufacture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from vmsec.tpm import NodeKey, SRKAlgorithm
+    from vmsec.tpm import NodeKey
 
 NAMES = ("kmc", "node", "other")
+
+both_algorithms = pytest.mark.parametrize(
+    "algorithm", list(SRKAlgorithm), ids=lambda kind: kind.name
+)
+"""Run the test with either storage root key."""
 
 
 def require_swtpm() -> None:

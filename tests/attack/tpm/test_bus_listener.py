@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tpm2_pytss import TPM2B_SENSITIVE_DATA, TPMS_SENSITIVE_CREATE
 
-from tests.support.tpm import opened_cloud
+from tests.support.tpm import both_algorithms, opened_cloud
 from tests.support.tpm_software_key import SoftwareParent
 from vmsec.tpm import open_tpm
 from vmsec.tpm.storage import provision
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CONTEXT = b"vm, version"
 
 
+@both_algorithms
 def test_neither_vm_key_nor_disk_key_crosses_the_bus(
     kmc_software: SoftwareTPM,
     node_software: SoftwareTPM,

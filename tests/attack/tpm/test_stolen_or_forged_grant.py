@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.tpm import opened_cloud
+from tests.support.tpm import both_algorithms, opened_cloud
 from tests.support.tpm_software_key import SoftwareParent, software_grant
 from vmsec.errors import (
     PolicyMismatchError,
@@ -47,6 +47,7 @@ def grant(cloud: Cloud) -> MigratedKey:
     return cloud.kmc.migrate(cloud.kmc.create_key(), cloud.node.srk_public())
 
 
+@both_algorithms
 def test_a_grant_caught_on_the_way_is_useless_on_another_node(
     cloud: Cloud,
     grant: MigratedKey,
@@ -161,6 +162,7 @@ def test_altered_key_material_is_refused(
     cloud.node.import_key(grant)
 
 
+@both_algorithms
 def test_a_key_that_the_attacker_knows_is_not_accepted(
     cloud: Cloud, grant: MigratedKey
 ) -> None:
@@ -243,6 +245,7 @@ def test_a_tpm_exchanged_behind_the_socket_is_noticed_at_the_next_use(
             (ours / name).unlink()
 
 
+@both_algorithms
 def test_the_derived_key_is_the_hmac_that_was_promised(cloud: Cloud) -> None:
     """Checked with a VM key that we know, because we made and approved it."""
     secret = os.urandom(32)

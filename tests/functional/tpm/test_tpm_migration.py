@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.tpm import opened_cloud
+from tests.support.tpm import both_algorithms, opened_cloud
 from vmsec.errors import (
     ConfigurationError,
     PolicyMismatchError,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 CONTEXT = b"vm uuid, version 1"
 
 
+@both_algorithms
 def test_a_key_migrates_and_yields_the_same_disk_key_each_time(
     cloud: Cloud,
 ) -> None:
@@ -55,6 +56,7 @@ def test_a_key_migrates_and_yields_the_same_disk_key_each_time(
     assert cloud.node.unseal(cloud.deliver(), CONTEXT) != first
 
 
+@both_algorithms
 def test_two_nodes_of_a_vm_derive_the_same_disk_key(
     cloud: Cloud, other_software: SoftwareTPM, tmp_path: Path
 ) -> None:
@@ -73,6 +75,7 @@ def test_two_nodes_of_a_vm_derive_the_same_disk_key(
     assert keys[0] == keys[1]
 
 
+@both_algorithms
 def test_keys_and_approvals_outlive_every_process(
     cloud: Cloud,
     kmc_software: SoftwareTPM,

@@ -30,11 +30,12 @@ COMMAND_SECONDS = 120
 SEALED_LINE = re.compile(r" sealed .* in (\d+) ms")
 CONFIGURATION = """\
 [DEFAULT]
-state_path = {state}
+state_path = {directory}/state
 host = {node}
 debug = false
 
 [agent]
+hook_directory = {directory}/hooks
 socket = {sockets}/agent.sock
 libvirt_uri = {uri}
 reconcile_interval = 5
@@ -80,8 +81,7 @@ class Site:
         hooks = self.directory / "hooks"
         hooks.mkdir()
         self._write_configuration("qemu:///system")
-        self._run("hook", "install", "--directory", str(hooks),
-                  "--config-file", str(self._config))  # fmt: skip
+        self._run("hook", "install", "--config-file", str(self._config))
         libvirt = PrivateLibvirt(self._sockets / "libvirt", hooks=hooks)
         self.libvirt = self._stack.enter_context(libvirt)
         self._write_configuration(self.libvirt.uri)
@@ -92,7 +92,7 @@ class Site:
 
     def _write_configuration(self, uri: str) -> None:
         text = CONFIGURATION.format(
-            state=self.directory / "state",
+            directory=self.directory,
             node=NODE,
             sockets=self._sockets,
             uri=uri,

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
 
-DIRECTORY = Path("/etc/libvirt/hooks")
 COLUMNS = ("hook", "state", "note")
 
 
@@ -24,8 +23,7 @@ class _HookCommand(ShowCommand):
         parser.add_argument(
             "--directory",
             type=Path,
-            default=DIRECTORY,
-            help=f"libvirt's hooks (default: {DIRECTORY})",
+            help="libvirt's hooks (default: [agent] hook_directory)",
         )
         parser.add_argument(
             "--config-file",
@@ -37,8 +35,8 @@ class _HookCommand(ShowCommand):
 
     def places(
         self, parsed_args: argparse.Namespace
-    ) -> tuple[Path, Path, int]:
-        """Return the agent's socket, its state directory and its deadline."""
+    ) -> tuple[Path, Path, Path, int]:
+        """Return the hooks, the agent's socket and state, and its deadline."""
         # Imported here: oslo takes 200 ms.
         from vmsec.conf import opts
         from vmsec.conf.agent import AgentSettings
@@ -47,6 +45,7 @@ class _HookCommand(ShowCommand):
         argv = [] if files is None else ["--config-file", files]
         settings = AgentSettings.from_conf(opts.load(argv, "vmsec"))
         return (
+            parsed_args.directory or settings.hook_directory,
             settings.socket,
             settings.state_directory,
             settings.hook_deadline_seconds,
@@ -73,15 +72,14 @@ class InstallHook(_HookCommand):
         """Write the hook."""
         from vmsec.agent import hookinstall
 
-        unknown = hookinstall.install_hook(
-            parsed_args.directory, *self.places(parsed_args)
-        )
+        places = self.places(parsed_args)
+        unknown = hookinstall.install_hook(*places)
         note = (
             "libvirtd does not know of it yet: run 'systemctl reload libvirtd'"
             if unknown
             else ""
         )
-        return _row(parsed_args.directory, "installed", note)
+        return _row(places[0], "installed", note)
 
 
 class RemoveHook(_HookCommand):
@@ -95,9 +93,10 @@ class RemoveHook(_HookCommand):
         """Remove the hook."""
         from vmsec.agent import hookinstall
 
-        hookinstall.remove_hook(parsed_args.directory)
+        directory = self.places(parsed_args)[0]
+        hookinstall.remove_hook(directory)
         note = "sealed VMs start no more on this host"
-        return _row(parsed_args.directory, "removed", note)
+        return _row(directory, "removed", note)
 
 
 class CheckHook(_HookCommand):
@@ -111,7 +110,6 @@ class CheckHook(_HookCommand):
         """Check the hook; a fault is an error with status 10."""
         from vmsec.agent import hookinstall
 
-        hookinstall.check_hook(
-            parsed_args.directory, *self.places(parsed_args)
-        )
-        return _row(parsed_args.directory, "installed", "")
+        places = self.places(parsed_args)
+        hookinstall.check_hook(*places)
+        return _row(places[0], "installed", "")

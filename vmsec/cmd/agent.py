@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 def parts(conf: cfg.ConfigOpts, bus: Bus) -> list[Service]:
     """Make this daemon's services, in the order of their start."""
+    settings = AgentSettings.from_conf(conf)
     agent = AgentService(
-        AgentSettings.from_conf(conf),
+        settings,
         bus.transport,
         sealing=SealingSettings.from_conf(conf),
         kmc_timeout_seconds=bus.settings.rpc_timeout_seconds,
+        hook_directory=settings.hook_directory,
     )
     return [agent]
 

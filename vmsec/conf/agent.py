@@ -21,6 +21,12 @@ OPTS: list[cfg.Opt] = [
         "another one.",
     ),
     cfg.StrOpt(
+        "hook_directory",
+        default="/etc/libvirt/hooks",
+        help="libvirt's hooks, where 'vmsec hook install' puts the one of "
+        "vmsec and the agent checks that it is there.",
+    ),
+    cfg.StrOpt(
         "protect",
         default="listed",
         choices=[
@@ -83,6 +89,7 @@ class AgentSettings:
     host: str
     state_directory: Path
     socket: Path
+    hook_directory: Path = Path("/etc/libvirt/hooks")
     protect_all: bool
     hook_deadline_seconds: int
     seal_budget_seconds: int
@@ -102,6 +109,7 @@ class AgentSettings:
             host=service.host,
             state_directory=service.state_path / "agent",
             socket=Path(group.socket),
+            hook_directory=Path(group.hook_directory),
             protect_all=group.protect == "all",
             hook_deadline_seconds=group.hook_deadline,
             seal_budget_seconds=group.seal_budget,

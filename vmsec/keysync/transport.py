@@ -16,6 +16,7 @@ Requests are acknowledged before they are dispatched (oslo.messaging
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -97,15 +98,16 @@ def _open(
         conf = cfg.ConfigOpts()
         conf([], default_config_files=[], default_config_dirs=[])
     _register_library_options(conf)
-    try:
-        return factory(conf, url=url)
-    except (oslo_messaging.MessagingException, ValueError):
-        # The URL may hold a password: neither it nor the library's error,
-        # which repeats it, is passed on.
-        raise ConfigurationError(
-            "[messaging] transport_url: no usable driver or a malformed "
-            "URL; write rabbit://user:password@host:5672/ or fake://"
-        ) from None
+    # The library reads an empty URL as RabbitMQ on this host.
+    with contextlib.suppress(oslo_messaging.MessagingException, ValueError):
+        if "://" in url:
+            return factory(conf, url=url)
+    # The URL may hold a password: neither it nor the library's error, which
+    # repeats it, is passed on.
+    raise ConfigurationError(
+        "[messaging] transport_url: no usable driver or a malformed URL; "
+        "write rabbit://user:password@host:5672/ or fake://"
+    )
 
 
 def _register_library_options(conf: cfg.ConfigOpts) -> None:

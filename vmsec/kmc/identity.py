@@ -37,10 +37,10 @@ def require_uuid(text: str, *, what: str) -> str:
         SchemaError: It is not.
     """
     try:
-        value = str(uuid.UUID(text))
+        canonical = str(uuid.UUID(text)) == text
     except ValueError:
-        value = ""
-    if value != text:
+        canonical = False
+    if not canonical:
         raise SchemaError(f"{what} must be a UUID, lower case with dashes")
     return text
 

@@ -329,7 +329,18 @@ def _header_of(status: ImageStatus) -> tuple[UUID, int, int]:
 
 
 def _report(record: DiskState, state: str, report: SealReport) -> DiskReport:
-    """Write what the engine did as a report to the KMC."""
+    """Log what the engine did, and write it as a report to the KMC."""
+    LOG.info(
+        "VM %s: %s (%s) %s in %d ms: %d of %d bytes, generation %d",
+        record.vm,
+        record.target,
+        record.path,
+        "sealed" if state == SEALED else "unsealed",
+        round(report.seconds * 1000),
+        report.sealed_bytes,
+        report.disk_bytes,
+        report.generation,
+    )
     return DiskReport(
         vm=str(record.vm),
         disk=str(record.disk),
@@ -337,7 +348,7 @@ def _report(record: DiskState, state: str, report: SealReport) -> DiskReport:
         state=state,
         generation=report.generation,
         key_version=report.key_version,
-        level=report.level,
+        level=str(report.level),
         sealed_bytes=report.sealed_bytes if state == SEALED else 0,
         disk_bytes=report.disk_bytes,
         duration_ms=round(report.seconds * 1000),

@@ -27,7 +27,7 @@ START_SECONDS = 60
 STOP_SECONDS = 20
 COMMAND_SECONDS = 120
 
-SEALED_LINE = re.compile(r" sealed .* in (\d+) ms")
+SEALED_LINE = re.compile(r" sealed in (\d+) ms")
 CONFIGURATION = """\
 [DEFAULT]
 state_path = {directory}/state

@@ -283,7 +283,7 @@ def read_first_sector(kind: str, path: str) -> bytes:
             if kind != "qcow2":
                 return disk.read(512)
             return _first_qcow2_sector(disk)
-    except (OSError, struct.error, OverflowError):
+    except (OSError, struct.error, ValueError, OverflowError):
         return b""
 
 

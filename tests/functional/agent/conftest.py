@@ -45,7 +45,7 @@ class Guest:
         return self.require_boot()
 
     def require_boot(self) -> BootMarker:
-        """Wait for the next boot: the count grows, the payload is unchanged."""
+        """Wait for the next boot: one more, and the payload unchanged."""
         self.boots += 1
         marker = wait_for_boot(self.domain, self.boots)
         assert marker.boot == self.boots

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.functional.agent.conftest import Guest, Lab
 from tests.support.node import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.functional.agent.conftest import Guest, Lab
 
 
 def test_every_stop_seals_and_every_start_unseals(guest: Guest) -> None:

@@ -116,6 +116,7 @@ class FileDevice:
         except OSError as err:
             os.close(self._fd)
             raise storage_error("open", self._name, err) from err
+        self._data = (0, 0)  # the data range that was found last
 
     def _measure(self) -> None:
         mode = os.fstat(self._fd).st_mode
@@ -202,8 +203,15 @@ class FileDevice:
         os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def data_ranges(self, offset: int, length: int) -> Iterator[Range]:
-        """Yield the parts of a range that are no holes."""
+        """Yield the parts of a range that are no holes.
+
+        What was found to be data stays data while the image is locked, so
+        sorted questions cost one look-up for every run of data.
+        """
         position, end = offset, offset + length
+        if self._data[0] <= offset and end <= self._data[1]:
+            yield offset, length
+            return
         while position < end and not self.is_block:
             try:
                 start = os.lseek(self._fd, position, os.SEEK_DATA)
@@ -212,6 +220,7 @@ class FileDevice:
                 if err.errno == errno.ENXIO:  # only a hole from here on
                     return
                 break  # not supported here: everything may be data
+            self._data = (start, stop)
             if start >= end:
                 return
             yield start, min(stop, end) - start

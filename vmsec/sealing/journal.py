@@ -131,6 +131,8 @@ class JournalWriter:
     def __init__(self, files: JournalFiles, expected_bytes: int) -> None:
         files.create_draft(PAYLOAD_AT + expected_bytes + (1 << 20))
         self._files, self._end = files, PAYLOAD_AT
+        self._parts: list[memoryview] = []
+        self._flushed = PAYLOAD_AT
         self._digest = hashlib.sha256()
         self._hasher = ThreadPoolExecutor(1, "journal-digest")
         self._last: Future[None] | None = None
@@ -142,11 +144,19 @@ class JournalWriter:
         ``data`` must not change afterwards.
         """
         place = self._end
-        self._files.write_draft(place, data)
-        self._last = self._hasher.submit(self._digest.update, data)
+        self._parts.append(data)
         self.records.append((offset, len(data)))
         self._end += len(data)
+        if self._end - self._flushed >= _CHUNK:
+            self._flush()
         return place
+
+    def _flush(self) -> None:
+        """Write what was gathered: many records are one block long."""
+        data = b"".join(self._parts)
+        self._last = self._hasher.submit(self._digest.update, data)
+        self._files.write_draft(self._flushed, data)
+        self._parts, self._flushed = [], self._end
 
     def commit(self, index: JournalIndex) -> None:
         """Finish, sync and publish the journal: from here on it is hot.
@@ -155,6 +165,7 @@ class JournalWriter:
             Before the rename is durable there is at most a draft, which
             recovery removes; after it the journal is whole.
         """
+        self._flush()
         if self._last is not None:
             self._last.result()
         body = index.encode(self._digest.digest())

@@ -22,8 +22,6 @@ KEPT_ZERO_BLOCKS = 16
 """Shorter runs of zero blocks inside data (64 KiB) are sealed with it: more
 extents would cost more than the bytes."""
 
-_ZEROS = bytes(1 << 20)
-
 
 class Plain(NamedTuple):
     """An extent and its bytes, valid until the next one is taken."""
@@ -75,15 +73,13 @@ def nonzero_runs(view: memoryview) -> list[tuple[int, int]]:
         view: At most 1 MiB, beginning at a block border.
     """
     size = len(view)
-    if view == _ZEROS[:size]:
-        return []
     if size <= KEPT_ZERO_BLOCKS * SEAL_BLOCK_BYTES:
-        return [(0, size)]
+        return [(0, size)] if view.tobytes().strip(b"\0") else []
     whole = align_down(size, SEAL_BLOCK_BYTES)
     words = np.frombuffer(view[:whole], np.uint64)
     blocks = np.flatnonzero(words.reshape(-1, SEAL_BLOCK_BYTES // 8).any(1))
     numbers = blocks.tolist()
-    if view[whole:] != _ZEROS[: size - whole]:
+    if view[whole:].tobytes().strip(b"\0"):
         numbers.append(whole // SEAL_BLOCK_BYTES)
     runs: list[tuple[int, int]] = []
     for number in numbers:

@@ -63,10 +63,16 @@ class VMActions:
     def on_post(
         self, req: falcon.Request, resp: falcon.Response, vm: str
     ) -> None:
-        """Have the VM's node seal, unseal or re-key its disks now."""
+        """Have the VM's node seal, unseal or re-key its disks now.
+
+        A re-key makes the new key version first. Where the node then fails,
+        its disks take the new key at their next seal.
+        """
         request.require_uuid(vm, "vm")
         action = request.read_action(req, ACTIONS)
         agent = self._services.agent(self._node_of(vm))
+        if action == "rekey":
+            self._services.kmc.key_rotate(vm)
         job = {
             "seal": agent.vm_seal,
             "unseal": agent.vm_unseal,

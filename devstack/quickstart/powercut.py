@@ -22,12 +22,12 @@ def journal_of(image: pathlib.Path) -> pathlib.Path:
     return image.with_name(image.name + JOURNAL_SUFFIX)
 
 
-def cut_when_journal_appears(
+def cut_in_the_middle(
     image: pathlib.Path,
     work: Callable[[], object],
     cut: Callable[[], None],
 ) -> bool:
-    """Run some work and cut the power as its journal is published.
+    """Run some work and cut the power as the image begins to change.
 
     The journal is there from the moment it is durable until the image is
     synced, a few milliseconds; so the watcher looks without a pause.
@@ -41,15 +41,22 @@ def cut_when_journal_appears(
         Whether the journal is still there: the cut came in time.
     """
     journal = journal_of(image)
+    before = _boot_sector(image)
     worker = threading.Thread(target=_ignore_failure, args=(work,))
     worker.start()
     deadline = time.monotonic() + WATCH_SECONDS
-    while not journal.exists() and worker.is_alive():
-        if time.monotonic() > deadline:
+    while worker.is_alive() and time.monotonic() < deadline:
+        if journal.exists() and _boot_sector(image) != before:
             break
     cut()
     worker.join()
     return journal.exists()
+
+
+def _boot_sector(image: pathlib.Path) -> bytes:
+    """Return the first 512 bytes, the first that a seal replaces."""
+    with image.open("rb") as file:
+        return file.read(512)
 
 
 def _ignore_failure(work: Callable[[], object]) -> None:

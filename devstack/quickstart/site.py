@@ -26,6 +26,7 @@ NODE = "vmsec-a"
 START_SECONDS = 60
 STOP_SECONDS = 20
 COMMAND_SECONDS = 120
+LOG_TAIL = 1000
 
 SEALED_LINE = re.compile(r" sealed in (\d+) ms")
 CONFIGURATION = """\
@@ -133,8 +134,9 @@ class Site:
         """Give up on a service that died or that stays ill."""
         dead = self._allinone is None or self._allinone.poll() is not None
         if dead or time.monotonic() - begin > START_SECONDS:
-            tail = self._log.read_text(errors="replace")[-800:]
-            raise CommandError(f"vmsec-allinone: {doctor}\n{tail}")
+            raise CommandError(
+                f"vmsec-allinone: {doctor}\n{self.last_words()}"
+            )
 
     def cut_power(self) -> None:
         """Kill the agent and all else at once, as a power cut would."""
@@ -173,6 +175,14 @@ class Site:
         if not found:
             raise CommandError(f"{self._log}: no seal was logged")
         return int(found[-1])
+
+    def has_replayed(self) -> bool:
+        """Whether the agent's log tells of a journal that was replayed."""
+        return "journal replayed" in self._log.read_text(errors="replace")
+
+    def last_words(self) -> str:
+        """Return the end of the log."""
+        return self._log.read_text(errors="replace")[-LOG_TAIL:]
 
     def image_status(self, image: pathlib.Path) -> dict[str, Any]:
         """Return what ``vmsec image status`` says; no service is asked."""

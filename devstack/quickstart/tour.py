@@ -154,7 +154,7 @@ class Tour:
                 self._status()["state"] == "plain",
                 "unsealed by hand; vmsec vm seal starts, kill -9 follows",
             )
-            if powercut.cut_when_journal_appears(
+            if powercut.cut_in_the_middle(
                 self._domain.image, self._seal, self._site.cut_power
             ):
                 break
@@ -168,7 +168,9 @@ class Tour:
         self._wait_for_state("sealed", RECOVERY_SECONDS)
         journal = powercut.journal_of(self._domain.image)
         self._screen.require(
-            not journal.exists(), "recovered when vmsec started again: sealed"
+            not journal.exists() and self._site.has_replayed(),
+            "vmsec starts again and replays the journal: the disk is sealed",
+            seen=self._site.last_words(),
         )
 
     def _seal(self) -> None:

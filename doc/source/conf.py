@@ -56,6 +56,21 @@ napoleon_custom_sections = [
     "States",
     "Layout",
 ]
+_DAEMONS = {
+    "vmsec-agent": "the agent of a compute node",
+    "vmsec-allinone": "all services of vmsec in one process",
+    "vmsec-api": "the interface of vmsec for operators",
+    "vmsec-controller": "listens to the notifications of the cloud",
+    "vmsec-kmc": "the key-management centre",
+}
+man_pages = [
+    ("man/vmsec.1", "vmsec", "seal the disks of virtual machines", author, 1),
+    *(
+        (f"man/{name}.8", name, text, author, 8)
+        for name, text in _DAEMONS.items()
+    ),
+]
+
 autoprogram_cliff_application = "vmsec"
 
 

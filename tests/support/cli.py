@@ -23,7 +23,7 @@ def run_vmsec(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run ``vmsec`` with pipes for its output."""
     return subprocess.run(
-        [*PROGRAM, *map(os.fspath, arguments)],
+        [*PROGRAM, *map(str, arguments)],
         input=stdin,
         stdin=subprocess.DEVNULL if stdin is None else None,
         capture_output=True,
@@ -56,7 +56,7 @@ def require_one_line(
 def start_vmsec(*arguments: str | os.PathLike[str]) -> subprocess.Popen[bytes]:
     """Start ``vmsec`` and return at once."""
     return subprocess.Popen(
-        [*PROGRAM, *map(os.fspath, arguments)],
+        [*PROGRAM, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -67,7 +67,7 @@ def run_on_terminal(*arguments: str | os.PathLike[str]) -> tuple[int, bytes]:
     """Run ``vmsec`` with a terminal as standard error; return what it got."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [*PROGRAM, *map(os.fspath, arguments)],
+        [*PROGRAM, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=theirs,

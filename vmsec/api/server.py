@@ -32,7 +32,8 @@ SHUTDOWN_SECONDS = 5
 class _UnixServer(wsgi.Server):
     """cheroot, with a socket that is not open to everybody."""
 
-    mode, group_id = 0o600, -1
+    mode = 0o600
+    group_id: int | None = None
 
     def bind_unix_socket(self, bind_addr: str) -> socket.socket:
         """Bind with our mode and group; cheroot's own would be 0777."""
@@ -42,7 +43,8 @@ class _UnixServer(wsgi.Server):
             # net/unix/af_unix.c): nobody else gets in before the chown.
             os.fchmod(sock.fileno(), self.mode & 0o600)
             sock.bind(bind_addr)
-            os.chown(bind_addr, -1, self.group_id)
+            if self.group_id is not None:
+                os.chown(bind_addr, -1, self.group_id)
             os.chmod(bind_addr, self.mode)  # noqa: PTH101 - beside chown
         except OSError:
             sock.close()
@@ -112,9 +114,9 @@ class APIServer:
         self._settings.socket.unlink(missing_ok=True)
 
 
-def _group_id(name: str | None) -> int:
+def _group_id(name: str | None) -> int | None:
     if name is None:
-        return -1
+        return None
     try:
         return grp.getgrnam(name).gr_gid
     except KeyError as err:

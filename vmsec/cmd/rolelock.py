@@ -3,6 +3,8 @@
 Two KMCs on one database with one software TPM, or two agents on one node,
 would work against each other; so a second copy refuses to start. A role is
 ``kmc``, ``agent``, ``controller`` or ``api``; vmsec-allinone has all four.
+Each role has a directory of its own below the state directory, for the user
+of its service only, and its lock lies there.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ class RoleLock:
     """Locks of roles, held until they are released or the process ends.
 
     Args:
-        state_directory: The state that must not be shared; it is made.
+        state_directory: The state that must not be shared; it is made
+            if need be.
         roles: The roles to take.
 
     Crash:
@@ -40,7 +43,6 @@ class RoleLock:
             ConfigurationError: Another process has one of them.
         """
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             for role in self._roles:
                 self._take(role)
         except OSError as err:
@@ -59,7 +61,9 @@ class RoleLock:
             os.close(self._descriptors.pop())
 
     def _take(self, role: str) -> None:
-        path = self._directory / f"{role}.lock"
+        path = self._directory / role / "lock"
+        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(path, flags, 0o600)
         self._descriptors.append(descriptor)

@@ -123,8 +123,8 @@ def test_the_socket_is_for_its_group_only(allinone: DaemonUnderTest) -> None:
 
 
 def test_the_state_is_for_its_owner_only(allinone: DaemonUnderTest) -> None:
-    state = allinone.directory / "state"
-    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    for role in (allinone.directory / "state").iterdir():
+        assert stat.S_IMODE(role.stat().st_mode) == 0o700, role
 
 
 def test_a_second_copy_is_refused(allinone: DaemonUnderTest) -> None:

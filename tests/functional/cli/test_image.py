@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import shutil
+import subprocess
 import time
 import uuid
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from tests.support.cli import require_one_line, run_vmsec, vmsec_json
+from tests.support.tools import require_root, require_tool
 
 FORMATS = ("csv", "json", "table", "value", "yaml")
 
@@ -148,7 +150,7 @@ def test_a_dry_run_changes_nothing(
         vmsec_json("image", "seal", image, "--key-file", key)
     before = image.read_bytes()
     names = sorted(image.parent.iterdir())
-    keys = [] if verb == "recover" else ["--key-file", key]
+    keys = () if verb == "recover" else ("--key-file", key)
     vmsec_json("image", verb, image, "--dry-run", *keys)
     assert image.read_bytes() == before
     assert sorted(image.parent.iterdir()) == names
@@ -176,3 +178,23 @@ def test_status_is_quick(image: pathlib.Path) -> None:
         assert run_vmsec("image", "status", image).returncode == 0
         times.append(time.monotonic() - begin)
     assert min(times) < 0.3
+
+
+def test_a_qcow2_image_is_sealed_once_its_format_is_said(
+    image: pathlib.Path, key: pathlib.Path
+) -> None:
+    require_tool("qemu-img", "qemu-storage-daemon")
+    require_root()
+    disk = image.with_name("disk.qcow2")
+    convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2"]
+    subprocess.run([*convert, image, disk], check=True, timeout=60)
+    words = (disk, "--format", "qcow2")
+    sealed = vmsec_json("image", "seal", *words, "--key-file", key)
+    status = vmsec_json("image", "status", *words)
+    assert status["disk"] == sealed["disk"]
+    vmsec_json("image", "unseal", *words, "--key-file", key)
+    subprocess.run(
+        ["qemu-img", "compare", "-f", "raw", "-F", "qcow2", image, disk],
+        check=True,
+        timeout=60,
+    )

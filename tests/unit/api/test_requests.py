@@ -17,7 +17,7 @@ def error_of(result: testing.Result, status: int) -> dict[str, Any]:
     """Check that an answer is an error of the one shape; return it."""
     assert result.status_code == status, result.text
     assert result.json.keys() == {"error"}
-    error = result.json["error"]
+    error: dict[str, Any] = result.json["error"]
     assert {"code", "message", "status", "retryable"} <= error.keys()
     assert error["status"] == status
     return error

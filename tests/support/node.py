@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from vmsec.agent.hookinstall import install_hook
 from vmsec.sealing.inspection import read_status
@@ -31,7 +31,39 @@ if TYPE_CHECKING:
 ROOT = pathlib.Path(__file__).parents[2]
 START_SECONDS = 90
 STOP_SECONDS = 30
-NODE = "node-a"
+NODES = ("node-a", "node-b")
+NODE = NODES[0]
+
+
+class _Place(NamedTuple):
+    """Where the agent of one host keeps its things."""
+
+    hooks: pathlib.Path
+    socket: pathlib.Path
+    state: pathlib.Path
+
+    @classmethod
+    def of(cls, directory: pathlib.Path, number: int) -> Self:
+        """Return the place of host number 0 or 1."""
+        tail = ("", "-b")[number]
+        return cls(
+            directory / f"hooks{tail}",
+            directory / f"agent{tail}.sock",
+            directory / f"agent{tail}",
+        )
+
+
+def _install_dispatcher(hooks: pathlib.Path) -> None:
+    """Both daemons share one hook directory: choose by their host names."""
+    script = hooks / "qemu.d" / "50-vmsec"
+    first = script.rename(hooks / "first")
+    second = hooks.with_name("hooks-b") / "qemu.d" / "50-vmsec"
+    script.write_text(
+        "#!/bin/sh\n"
+        f'case $(hostname) in vmsec-b) exec {second} "$@" ;; esac\n'
+        f'exec {first} "$@"\n'
+    )
+    script.chmod(0o755)
 
 
 class NodeProcess:
@@ -46,10 +78,11 @@ class NodeProcess:
         self,
         directory: pathlib.Path,
         *,
-        uri: str = "test:///default",
+        hosts: int = 1,
         **overrides: Any,
     ) -> None:
-        self.directory, self.uri = directory, uri
+        self.directory = directory
+        self.uris = ["test:///default"] * hosts
         self.hooks = directory / "hooks"
         self.socket = directory / "agent.sock"
         self.state = directory / "agent"
@@ -58,7 +91,11 @@ class NodeProcess:
         self._process: subprocess.Popen[str] | None = None
         directory.mkdir(exist_ok=True)
         # Before libvirtd starts: it looks then whether there is any hook.
-        install_hook(self.hooks, self.socket, self.state)
+        for number in range(hosts):
+            place = _Place.of(directory, number)
+            install_hook(place.hooks, place.socket, place.state)
+        if hosts > 1:
+            _install_dispatcher(self.hooks)
 
     def __enter__(self) -> Self:
         self.start()
@@ -82,7 +119,7 @@ class NodeProcess:
         """Start and wait until hooks are answered."""
         config = {
             "directory": str(self.directory),
-            "uri": self.uri,
+            "uris": self.uris,
             **self.overrides,
         }
         with self.log.open("ab") as log:
@@ -148,6 +185,10 @@ class NodeProcess:
         """Return an image's state: plain, sealed or interrupted."""
         return str(image_status(image, image_format).state)
 
+    def passes(self) -> int:
+        """Count the passes that the reconcile loop has made."""
+        return self.log.read_text(errors="replace").count("a pass is done")
+
     def tail(self) -> str:
         """Return the end of the log."""
         return self.log.read_text(errors="replace")[-3000:]
@@ -194,28 +235,36 @@ class _Node:
 
         directory = pathlib.Path(config["directory"])
         transport = open_transport()
-        agent_settings, sealing = _agent_settings(directory, config)
         self._kmc_service = KMCService(_kmc_settings(directory), transport)
-        self._agent = AgentService(
-            agent_settings,
-            transport,
-            sealing=sealing,
-            kmc_timeout_seconds=config.get("kmc_timeout", 5),
-            hook_directory=directory / "hooks",
-        )
+        self._agents = [
+            AgentService(
+                _agent_settings(directory, number, config),
+                transport,
+                sealing=_sealing_settings(),
+                kmc_timeout_seconds=config.get("kmc_timeout", 5),
+                hook_directory=_Place.of(directory, number).hooks,
+            )
+            for number in range(len(config["uris"]))
+        ]
+        self._clients = {
+            name: AgentClient(transport, name, 120) for name in NODES
+        }
+        self.agent = self._clients[NODE]
         self.kmc = KMCClient(transport, 10)
-        self.agent = AgentClient(transport, NODE, 120)
         self._kmc_runs = False
 
     def start(self) -> None:
-        """Start the KMC, the agent, and enrol the node."""
+        """Start the KMC, the agents, and enrol their nodes."""
         self.kmc_start()
-        self._agent.start()
-        self.kmc.node_enroll(NODE, self.agent.node_identity())
+        for name, agent in zip(NODES, self._agents, strict=False):
+            agent.start()
+            identity = self._clients[name].node_identity()
+            self.kmc.node_enroll(name, identity)
 
     def stop(self) -> None:
-        """Stop both."""
-        self._agent.stop()
+        """Stop all."""
+        for agent in self._agents:
+            agent.stop()
         self.kmc_stop()
 
     def kmc_start(self) -> None:
@@ -264,29 +313,33 @@ class _Node:
 
 
 def _agent_settings(
-    directory: pathlib.Path, config: dict[str, Any]
-) -> tuple[Any, Any]:
+    directory: pathlib.Path, number: int, config: dict[str, Any]
+) -> Any:
     from vmsec.conf.agent import AgentSettings
-    from vmsec.conf.sealing import SealingSettings
-    from vmsec.ondisk.extent import Level
 
-    agent = AgentSettings(
-        host=NODE,
-        state_directory=directory / "agent",
-        socket=directory / "agent.sock",
+    place = _Place.of(directory, number)
+    return AgentSettings(
+        host=NODES[number],
+        state_directory=place.state,
+        socket=place.socket,
         protect_all=config.get("protect_all", False),
         hook_deadline_seconds=config.get("hook_deadline", 60),
         seal_budget_seconds=config.get("seal_budget", 10),
         offline_start=config.get("offline_start", True),
-        libvirt_uri=config["uri"],
+        libvirt_uri=config["uris"][number],
         reconcile_interval_seconds=config.get("reconcile_interval", 3600),
         tcti="",
         tpm_timeout_seconds=30,
     )
-    sealing = SealingSettings(
+
+
+def _sealing_settings() -> Any:
+    from vmsec.conf.sealing import SealingSettings
+    from vmsec.ondisk.extent import Level
+
+    return SealingSettings(
         level=Level.METADATA, fallback_bytes=4 << 20, journal_directory=None
     )
-    return agent, sealing
 
 
 def _kmc_settings(directory: pathlib.Path) -> Any:
@@ -323,6 +376,7 @@ def main() -> None:
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    logging.getLogger("vmsec.agent").setLevel(logging.DEBUG)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     node = _Node(json.loads(sys.argv[1]))

@@ -19,6 +19,7 @@ from vmsec.errors import (
     PeerTimeoutError,
     RemoteRefusedError,
     SyncError,
+    VmsecError,
 )
 
 if TYPE_CHECKING:
@@ -122,8 +123,31 @@ class Authority:
             )
         return self._take(answer, vm, name, phase=phase, sealed=sealed)
 
+    def expect(self, vm: UUID, name: str, *, phase: Phase) -> None:
+        """Ask for the keys of a VM that migrates live to this node.
+
+        Its old node may still hold it: then the keys are asked for again,
+        by the reconcile loop and at the latest at the VM's stop.
+        """
+        try:
+            self.authorize(vm, name, phase=phase, sealed=False)
+        except VmsecError as err:
+            LOG.info("VM %s: its keys come later: %s", vm, err)
+            self._undecided.add(vm)
+
+    def leave(self, vm: UUID) -> bool:
+        """Tell the KMC that a VM runs elsewhere; says whether it knows."""
+        try:
+            self._kmc.vm_leave(self._policy.host, str(vm))
+        except RemoteRefusedError as err:
+            LOG.info("VM %s: %s", vm, err)
+        except SyncError as err:
+            LOG.warning("VM %s: the KMC is told later: %s", vm, err)
+            return False
+        return True
+
     def undecided(self) -> frozenset[UUID]:
-        """Return the VMs that went on while nobody could be asked."""
+        """Return the VMs about which the KMC must be asked again."""
         return frozenset(self._undecided)
 
     def is_placed_elsewhere(self, vm: UUID) -> bool:

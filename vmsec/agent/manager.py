@@ -27,6 +27,7 @@ from vmsec.agent.state import SEALED
 from vmsec.errors import (
     ImageBusyError,
     ImageError,
+    RemoteRefusedError,
     UnsupportedFormatError,
     VmsecError,
 )
@@ -89,23 +90,30 @@ class VMManager:
         disks = existing(domain.disks)
         phase = self.phase_of(domain.uuid)
         concerns_us = self._concerns_us(domain, disks)
-        if concerns_us and self._sealer.lock_of(disks) is ImageLock.FREE:
+        incoming = phase is Phase.INCOMING
+        lock = (
+            self._sealer.lock_of(disks)
+            if concerns_us or incoming
+            else ImageLock.FREE
+        )
+        action = decide("prepare", "begin", reason="-", lock=lock, phase=phase)
+        if action is Action.TAKE_KEYS:
+            self._authority.expect(domain.uuid, domain.name, phase=phase)
+            return
+        if concerns_us and lock is ImageLock.FREE:
             self.recover(disks)
         vm = self.authorize(domain, disks if concerns_us else (), phase)
         if vm is None:
             self._phases[domain.uuid] = phase
             return
-        lock = self._sealer.lock_of(disks)
         _require_known_formats(domain)
-        action = decide("prepare", "begin", reason="-", lock=lock, phase=phase)
         if action is Action.REFUSE_BUSY:
             raise ImageBusyError(
                 f"a disk of VM {vm.vm} ({vm.name}) is in use by another "
                 "process; stop that first"
             )
-        if action is Action.UNSEAL:
-            self.unseal_all(vm, disks)
-            self.set_phase(vm.vm, Phase.RUNNING)
+        self.unseal_all(vm, disks)
+        self.set_phase(vm.vm, Phase.RUNNING)
 
     def release(self, domain: Domain, reason: str) -> None:
         """Seal a VM's disks after its stop (1.1 to 1.7).
@@ -125,12 +133,13 @@ class VMManager:
             "release", "end", reason=reason, lock=lock, phase=phase
         )
         if action is not Action.SEAL:
-            self._leave(domain, action)
+            self._leave(domain, action, phase)
             return
         vm = self._state.load_vm(domain.uuid)
-        if vm is None:
-            # Protected while it ran, perhaps: "from its next stop on".
-            vm = self.authorize(domain, disks, Phase.OFF, stopping=True)
+        if vm is None or domain.uuid in self._authority.undecided():
+            # Protected while it ran, perhaps ("from its next stop on"), or
+            # here by live migration.
+            vm = self._authorize_stop(domain, disks, vm)
         if vm is not None:
             self.set_phase(vm.vm, Phase.OFF)
             self.recover(disks)
@@ -153,17 +162,35 @@ class VMManager:
             return True
         return any(map(self._sealer.looks_touched, disks))
 
-    def _leave(self, domain: Domain, action: Action) -> None:
+    def _authorize_stop(
+        self,
+        domain: Domain,
+        disks: tuple[ProtectedDisk, ...],
+        known: VMState | None,
+    ) -> VMState | None:
+        """Ask about a VM that stopped; held keys do if the KMC refuses."""
+        try:
+            return self.authorize(domain, disks, Phase.OFF, stopping=True)
+        except RemoteRefusedError as err:
+            if known is None:
+                raise
+            LOG.warning("VM %s: sealed with held keys: %s", domain.uuid, err)
+            return known
+
+    def _leave(self, domain: Domain, action: Action, phase: Phase) -> None:
         """Leave the disks of a VM that runs elsewhere, or may."""
-        elsewhere = action is Action.LEAVE_ELSEWHERE
-        phase = Phase.ELSEWHERE if elsewhere else Phase.UNSURE
         LOG.info(
             "VM %s (%s): its disks are left alone: %s",
             domain.uuid,
             domain.name,
-            "it migrated" if elsewhere else "another process uses them",
+            "it migrated"
+            if action is Action.LEAVE_ELSEWHERE
+            else "another process uses them",
         )
-        self.set_phase(domain.uuid, phase)
+        came_back = phase is Phase.INCOMING  # a migration to here failed
+        told = came_back or self._authority.leave(domain.uuid)
+        sure = told and action is Action.LEAVE_ELSEWHERE
+        self.set_phase(domain.uuid, Phase.ELSEWHERE if sure else Phase.UNSURE)
 
     def recover(self, disks: tuple[ProtectedDisk, ...]) -> None:
         """Finish interrupted jobs; needs no key (1.3, 2.3).

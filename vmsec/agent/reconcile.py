@@ -21,6 +21,7 @@ from vmsec.agent.domainxml import parse_domain
 from vmsec.agent.lifecycle import ImageLock, Phase
 from vmsec.agent.manager import existing
 from vmsec.agent.operation import recall
+from vmsec.agent.state import SEALED
 from vmsec.errors import HypervisorError, ImageBusyError, SyncError, VmsecError
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 _NOT_OURS = frozenset({Phase.HELD, Phase.ELSEWHERE})
-_MAY_HAVE_MOVED = frozenset({Phase.RUNNING, Phase.INCOMING, Phase.UNSURE})
 
 
 class Reconciler:
@@ -135,6 +135,7 @@ class Reconciler:
             except Exception:
                 # The loop is the safety net: it must outlive any surprise.
                 LOG.exception("reconcile: a pass failed")
+            LOG.debug("reconcile: a pass is done")
             self._wake.wait(interval_seconds)
 
     def _recover(self, vm: UUID) -> None:
@@ -153,36 +154,30 @@ class Reconciler:
             return  # libvirt's list is older than the hook's call
         phase = self._manager.phase_of(vm)
         if found is not None and found.active:
-            if phase not in {Phase.RUNNING, Phase.INCOMING}:
-                self._manager.set_phase(vm, Phase.RUNNING)
+            self._note_running(vm, found, phase)
             return
-        if phase in _NOT_OURS or self._has_moved(vm, phase):
+        if phase in _NOT_OURS:
             return
         domain = parse_domain(found.xml) if found else recall(self._state, vm)
         if domain is not None:
-            self._seal(domain)
+            self._seal(domain, phase)
 
-    def _has_moved(self, vm: UUID, phase: Phase) -> bool:
-        """Whether a VM was started on another node since; notes it."""
-        if phase not in _MAY_HAVE_MOVED or self._state.load_vm(vm) is None:
-            return False
-        try:
-            moved = self._authority.is_placed_elsewhere(vm)
-        except SyncError as err:
-            LOG.info("VM %s: where it runs is not known: %s", vm, err)
-            # Without the KMC the image lock alone decides, unless it was
-            # held at the VM's release.
-            return phase is Phase.UNSURE
-        if moved:
-            LOG.info("VM %s: it is another node's now", vm)
-            self._manager.set_phase(vm, Phase.ELSEWHERE)
-        return moved
+    def _note_running(self, vm: UUID, found: HostDomain, phase: Phase) -> None:
+        """Note that a VM runs, and ask for keys that it still lacks."""
+        if phase is Phase.INCOMING:
+            return
+        self._manager.set_phase(vm, Phase.RUNNING)
+        if vm in self._authority.undecided():
+            self._authority.expect(vm, found.name, phase=Phase.RUNNING)
 
-    def _seal(self, domain: Domain) -> None:
-        """Seal the disks of a VM that is off, unless they are in use."""
+    def _seal(self, domain: Domain, phase: Phase) -> None:
+        """Seal the plain disks of a VM that is off, unless they are used."""
         disks = existing(domain.disks)
         if self._sealer.lock_of(disks) is ImageLock.BUSY:
             LOG.info("VM %s: its disks are in use", domain.uuid)
+            return
+        states = {self._sealer.status(disk).state for disk in disks}
+        if states <= {SEALED} or self._has_moved(domain.uuid, phase):
             return
         vm = self._state.load_vm(domain.uuid) or self._manager.authorize(
             domain, disks, Phase.OFF, stopping=True
@@ -197,6 +192,28 @@ class Reconciler:
                 vm.vm,
                 report.target,
             )
+
+    def _has_moved(self, vm: UUID, phase: Phase) -> bool:
+        """Whether a VM was started on another node since; notes it.
+
+        The image lock cannot tell a VM that is off from one that another
+        node is just starting. The KMC can.
+        """
+        if self._state.load_vm(vm) is None:
+            return False
+        if phase is Phase.UNSURE:
+            self._authority.leave(vm)
+        try:
+            moved = self._authority.is_placed_elsewhere(vm)
+        except SyncError as err:
+            LOG.info("VM %s: where it runs is not known: %s", vm, err)
+            # Stopping needs no KMC: this node held the VM last, unless
+            # another process used its disks at its release.
+            return phase is Phase.UNSURE
+        if moved:
+            LOG.info("VM %s: it is another node's now", vm)
+            self._manager.set_phase(vm, Phase.ELSEWHERE)
+        return moved
 
 
 def _await(waiting: list[tuple[UUID, Future[None]]]) -> None:

@@ -225,6 +225,10 @@ class KMCClient(_Client):
         """Report what this node did to a disk; the lease ends with a seal."""
         self._call("report", type(None), node=node, report=report)
 
+    def vm_leave(self, node: str, vm: str) -> None:
+        """Say that a VM migrated live away from this node."""
+        self._call("vm_leave", type(None), node=node, vm=vm)
+
     def manifest_get(
         self, node: str, vm: str, disk: str, generation: int | None = None
     ) -> bytes:

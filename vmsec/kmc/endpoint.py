@@ -118,6 +118,11 @@ class KMCEndpoint:
         self._ledger.report(node, report)
 
     @rpc_method
+    def vm_leave(self, *, node: str, vm: str) -> None:
+        """Take note of a live migration; see :meth:`Ledger.leave`."""
+        self._ledger.leave(node, vm)
+
+    @rpc_method
     def manifest_get(
         self, *, node: str, vm: str, disk: str, generation: int | None = None
     ) -> bytes:

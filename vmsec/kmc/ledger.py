@@ -15,8 +15,10 @@ from vmsec.kmc.authority import (
     PLAIN,
     SEALED,
     DiskFacts,
+    require_node,
     require_progress,
     require_reporter,
+    unknown_key,
 )
 from vmsec.kmc.decision import Decision, logged
 from vmsec.kmc.retry import retried
@@ -97,6 +99,32 @@ class Ledger:
             states = {row.state for row in disks.listing(session, report.vm)}
             if states == {SEALED}:
                 vms.let_go(session, report.vm, node=node)
+
+    def leave(self, node: str, vm: str) -> None:
+        """Record that a VM migrated live away from the node that held it.
+
+        Its disks are in use elsewhere now, so the node holds them no longer,
+        and the VM is placed nowhere unless the controller has placed it.
+        Repeating it changes nothing.
+
+        Raises:
+            SchemaError: No node name or UUID.
+            CustodyError: The VM is not this node's.
+        """
+        with logged(Decision("leave", vm=vm, node=node)):
+            identity.require_node_name(node)
+            identity.require_uuid(vm, what="a VM")
+            retried(lambda: self._leave(node, vm))
+
+    def _leave(self, node: str, vm: str) -> None:
+        """Let go of the lease and of the node's own placement."""
+        with self._database.writing() as session:
+            facts = vms.facts(session, vm, lock=True)
+            require_node(nodes.facts(session, node))
+            if facts is None:
+                raise unknown_key(vm)
+            vms.let_go(session, vm, node=node)
+            vms.displace(session, vm, node=node)
 
     def manifest(
         self, node: str, vm: str, disk: str, generation: int | None

@@ -95,7 +95,7 @@ def session_lab(
     require_root()
     node = NodeProcess(tmp_path_factory.mktemp("node"))
     with PrivateLibvirt(hooks=node.hooks) as libvirt:
-        node.uri = libvirt.uri
+        node.uris = libvirt.uris
         with node:
             yield Lab(libvirt, node)
 

@@ -77,3 +77,11 @@ def let_go(session: Session, vm: str, *, node: str) -> None:
     if lease is not None and lease.node == node:
         session.delete(lease)
         session.flush()
+
+
+def displace(session: Session, vm: str, *, node: str) -> None:
+    """Record that a VM is placed on a node no longer, if it was."""
+    row = find(session, vm)
+    if row is not None and row.node == node:
+        row.node = None
+        session.flush()

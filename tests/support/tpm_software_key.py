@@ -75,13 +75,21 @@ class SoftwareParent:
 
 
 def software_grant(
-    secret: bytes, node_srk_public: bytes, approval_public: bytes
+    secret: bytes,
+    node_srk_public: bytes,
+    approval_public: bytes,
+    *,
+    more: int = 0,
 ) -> MigratedKey:
-    """Wrap a known VM key to a node's SRK; its approval is left empty."""
+    """Wrap a known VM key to a node's SRK; its approval is left empty.
+
+    ``more`` are attributes that a VM key should not have.
+    """
     approval = parse(TPM2B_PUBLIC, approval_public, what="approval key")
     wanted = policy.vm_key_policy(bytes(approval.get_name()))
     obfuscation = os.urandom(32)
     public = vm_key_template(wanted)
+    public.publicArea.objectAttributes |= more
     public.publicArea.unique = TPMU_PUBLIC_ID(
         keyedHash=hashlib.sha256(obfuscation + secret).digest()
     )

@@ -73,10 +73,10 @@ def parse(kind: Any, data: object, *, what: str) -> Any:  # noqa: ANN401 - the T
     if not isinstance(data, bytes) or not 0 < len(data) <= MAX_BLOB_BYTES:
         raise SchemaError(f"{what}: not 1 to {MAX_BLOB_BYTES} bytes")
     try:
-        value, used = kind.unmarshal(data)
+        value, _used = kind.unmarshal(data)
         again = bytes(value.marshal())
     except (TSS2_Exception, ValueError, TypeError, NotImplementedError) as err:
         raise SchemaError(f"{what}: not a TPM structure") from err
-    if used != len(data) or again != data:
+    if again != data:
         raise SchemaError(f"{what}: trailing or ambiguous bytes")
     return value

@@ -29,6 +29,7 @@ from vmsec.tpm.tss import (
     TPM2_ALG,
     TPM2B_PRIVATE,
     TPM2B_PUBLIC,
+    TPMA_OBJECT,
     TPMT_SYM_DEF_OBJECT,
 )
 
@@ -245,13 +246,8 @@ def test_a_tpm_exchanged_behind_the_socket_is_noticed_at_the_next_use(
             (ours / name).unlink()
 
 
-@both_algorithms
-def test_the_derived_key_is_the_hmac_that_was_promised(cloud: Cloud) -> None:
-    """Checked with a VM key that we know, because we made and approved it."""
-    secret = os.urandom(32)
-    grant = software_grant(
-        secret, cloud.node.srk_public(), cloud.kmc.approval_public()
-    )
+def approved(cloud: Cloud, grant: MigratedKey) -> MigratedKey:
+    """Have the KMC approve the use of a key that it did not make."""
     name = bytes(parse(TPM2B_PUBLIC, grant.public, what="x").get_name())
 
     def approve(esapi: ESAPI) -> bytes:
@@ -260,9 +256,53 @@ def test_the_derived_key_is_the_hmac_that_was_promised(cloud: Cloud) -> None:
             return bytes(use.marshal())
 
     signed = cloud.kmc_tpm.run("approve", approve, idempotent=True)
-    key = cloud.node.import_key(dataclasses.replace(grant, approval=signed))
+    return dataclasses.replace(grant, approval=signed)
+
+
+@both_algorithms
+def test_the_derived_key_is_the_hmac_that_was_promised(cloud: Cloud) -> None:
+    """Checked with a VM key that we know, because we made and approved it."""
+    secret = os.urandom(32)
+    grant = software_grant(
+        secret, cloud.node.srk_public(), cloud.kmc.approval_public()
+    )
+    key = cloud.node.import_key(approved(cloud, grant))
     wanted = hmac.new(secret, DISK_KEY_LABEL + CONTEXT, hashlib.sha256)
     assert cloud.node.unseal(key, CONTEXT).reveal() == wanted.digest()
+
+
+def test_a_key_that_works_without_its_policy_is_refused_even_if_approved(
+    cloud: Cloud,
+) -> None:
+    grant = software_grant(
+        os.urandom(32),
+        cloud.node.srk_public(),
+        cloud.kmc.approval_public(),
+        more=TPMA_OBJECT.USERWITHAUTH,
+    )
+    with pytest.raises(PolicyMismatchError, match="not a VM key"):
+        cloud.node.import_key(approved(cloud, grant))
+
+
+def test_a_rogue_kmcs_key_put_on_the_nodes_disk_is_not_used(
+    cloud: Cloud,
+    grant: MigratedKey,
+    other_software: SoftwareTPM,
+    tmp_path: Path,
+) -> None:
+    """The attacker had the node's TPM for a while, then writes its files."""
+    cloud.node.import_key(grant)
+    for name in ("rogue", "unpinned"):
+        (tmp_path / name).mkdir()
+    unpinned = NodeCustody(cloud.node_tpm, tmp_path / "unpinned")
+    with open_tpm(other_software.tcti) as tpm:
+        rogue = KMCCustody(tpm, tmp_path / "rogue")
+        bad = unpinned.import_key(
+            rogue.migrate(rogue.create_key(), unpinned.srk_public())
+        )
+    assert len(unpinned.unseal(bad, CONTEXT)) == 32
+    with pytest.raises(TPMIdentityError, match=r"approval\.pub"):
+        cloud.node.unseal(bad, CONTEXT)
 
 
 def test_a_copied_state_directory_is_useless_without_the_tpm(

@@ -4,7 +4,8 @@ A tree is followed only as far as needed: for a file whose data stays plain,
 down to the *places* of its lowest tree blocks; for one whose blocks are
 metadata (a directory, the journal), to the end. Every tree block is read at
 most once on the whole volume, so neither a cycle nor a shared branch costs
-more than the volume's own size.
+more than the volume's own size. Of a single inode the runs are added in the
+order of the file.
 
 Source:
     Linux Documentation/filesystems/ext4/ifork.rst; fs/ext4/extents.c
@@ -75,9 +76,8 @@ class BlockMap:
         below = np.broadcast_to(depth[:, None], used.shape)[inner] - 1
         if kind is None:
             children, below = children[below > 0], below[below > 0]
-        self._walk_extents(
-            list(zip(children.tolist(), below.tolist(), strict=True)), kind
-        )
+        todo = list(zip(children.tolist(), below.tolist(), strict=True))
+        self._walk_extents(todo[::-1], kind)
 
     def add_pointer_roots(
         self, words: Uint32Array, kind: MetadataClass | None
@@ -100,12 +100,15 @@ class BlockMap:
             self._runs.add(blocks.astype(np.int64), 1, _TREE)
             if level > 1 or kind is not None:
                 todo += [(block, level) for block in blocks.tolist()]
-        self._walk_pointers(todo, kind)
+        self._walk_pointers(todo[::-1], kind)
 
     def _walk_extents(
         self, todo: list[tuple[int, int]], kind: MetadataClass | None
     ) -> None:
-        """Follow extent-tree blocks, given with the depth they must have."""
+        """Follow extent-tree blocks, given with the depth they must have.
+
+        The last of ``todo`` comes first.
+        """
         while todo:
             block, depth = todo.pop()
             table = _read_node(self._read(block), block, depth)
@@ -116,12 +119,16 @@ class BlockMap:
             children = _child_blocks(table)
             self._runs.add(children, 1, _TREE)
             if depth > 1 or kind is not None:
-                todo += [(child, depth - 1) for child in children.tolist()]
+                below = children[::-1].tolist()
+                todo += [(child, depth - 1) for child in below]
 
     def _walk_pointers(
         self, todo: list[tuple[int, int]], kind: MetadataClass | None
     ) -> None:
-        """Follow indirect blocks, given with the levels from them to data."""
+        """Follow indirect blocks, given with the levels from them to data.
+
+        The last of ``todo`` comes first.
+        """
         while todo:
             block, level = todo.pop()
             pointers = self._read(block)
@@ -132,7 +139,8 @@ class BlockMap:
                 continue
             self._runs.add(pointers, 1, _TREE)
             if level > 2 or kind is not None:
-                todo += [(child, level - 1) for child in pointers.tolist()]
+                below = pointers[::-1].tolist()
+                todo += [(child, level - 1) for child in below]
 
     def _add_extents(self, table: Uint32Array, kind: MetadataClass) -> None:
         """Add the blocks of extents: rows of three words."""

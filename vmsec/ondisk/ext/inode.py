@@ -33,6 +33,9 @@ READ_BYTES = 4 * MIB
 """Largest piece of an inode table that is held at once."""
 
 
+_TYPE = layout.record_type(layout.INODE, layout.GOOD_OLD_INODE_BYTES)
+
+
 class InodeBatch(NamedTuple):
     """Inodes in use: their numbers, and their records in the same order."""
 
@@ -56,6 +59,25 @@ def read_inodes(
                 pending, count = [], 0
     if pending:
         yield _join(pending)
+
+
+def read_inode(
+    source: BlockSource, sb: Superblock, groups: GroupTable, number: int
+) -> InodeBatch:
+    """Return one inode, in use or not.
+
+    Args:
+        source: The volume.
+        sb: Its superblock.
+        groups: Its group descriptors.
+        number: From 1 to ``sb.inode_count``.
+    """
+    group, index = divmod(number - 1, sb.inodes_per_group)
+    place = int(groups.inode_table[group]) * sb.block_bytes
+    data = source.read_at(place + index * sb.inode_bytes, sb.inode_bytes)
+    return InodeBatch(
+        np.array([number]), _records(sb, data, np.zeros(1, dtype=np.int64))
+    )
 
 
 def add_inode_runs(
@@ -109,7 +131,8 @@ def _classify(sb: Superblock, batch: InodeBatch) -> Int64Array:
     kind = records["i_mode"] & layout.TYPE_MASK
     flags = records["i_flags"]
     special = (numbers < sb.first_inode) & (numbers != layout.ROOT_INODE)
-    special |= np.isin(numbers, (*sb.quota_inodes, sb.orphan_file_inode))
+    for number in (*sb.quota_inodes, sb.orphan_file_inode):
+        special |= numbers == number
     result = np.full(len(numbers), _NO_MAP, dtype=np.int64)
     result[kind == layout.TYPE_REGULAR] = _PLAIN
     result[_slow_symlinks(records, kind)] = _SYMLINK
@@ -146,7 +169,10 @@ def _attribute_blocks(sb: Superblock, records: RecordArray) -> Int64Array:
     blocks: Int64Array = records["i_file_acl_lo"].astype(np.int64)
     if sb.incompat & Incompat.BIT64:
         blocks |= records["l_i_file_acl_high"].astype(np.int64) << 32
-    return np.unique(blocks[blocks != 0])
+    blocks = np.sort(blocks)
+    # 0 (none) and whatever equals its predecessor drops out.
+    chosen: Int64Array = blocks[np.diff(blocks, prepend=0) != 0]
+    return chosen
 
 
 def _read_group(
@@ -160,7 +186,6 @@ def _read_group(
     bits = np.unpackbits(
         np.frombuffer(bitmap, dtype=np.uint8), count=used, bitorder="little"
     ).view(np.bool_)
-    record = layout.record_type(layout.INODE, sb.inode_bytes)
     table = int(groups.inode_table[group]) * sb.block_bytes
     step = READ_BYTES // sb.inode_bytes
     for first in range(0, used, step):
@@ -170,11 +195,19 @@ def _read_group(
         )
         index = np.flatnonzero(bits[first : first + count])
         numbers = index + (group * sb.inodes_per_group + first + 1)
-        yield InodeBatch(numbers, np.frombuffer(data, dtype=record)[index])
+        yield InodeBatch(numbers, _records(sb, data, index))
+
+
+def _records(sb: Superblock, data: bytes, index: Int64Array) -> RecordArray:
+    """Return the chosen inodes of a piece of table, without their tails."""
+    rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, sb.inode_bytes)
+    return rows[index, : layout.GOOD_OLD_INODE_BYTES].view(_TYPE)[:, 0]
 
 
 def _join(batches: list[InodeBatch]) -> InodeBatch:
     """Make one batch of many."""
+    if len(batches) == 1:
+        return batches[0]
     return InodeBatch(
         np.concatenate([batch.numbers for batch in batches]),
         np.concatenate([batch.records for batch in batches]),

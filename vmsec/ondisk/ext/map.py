@@ -12,7 +12,11 @@ The Merkle tree of a VERITY file counts as its content.
 
 What cannot be in the map: blocks that *were* metadata and are free now, for
 instance those of a deleted directory. Only what the file system knows is
-found here; free space is for the guest's ``fstrim``.
+found here; free space is for the guest's ``fstrim``. The same holds for the
+rest of a BIGALLOC cluster behind the blocks that a file uses.
+
+A guest that was cut off: the map is that of the volume after recovery (see
+:mod:`vmsec.ondisk.ext.journal`), and holds the whole journal.
 """
 
 from __future__ import annotations
@@ -26,7 +30,16 @@ from vmsec.ondisk.ext import layout
 from vmsec.ondisk.ext.blockmap import BlockMap
 from vmsec.ondisk.ext.feature import Compat, Incompat
 from vmsec.ondisk.ext.groups import add_group_runs, read_groups
-from vmsec.ondisk.ext.inode import add_inode_runs, read_inodes
+from vmsec.ondisk.ext.inode import (
+    add_inode_runs,
+    read_inode,
+    read_inodes,
+)
+from vmsec.ondisk.ext.journal import (
+    MAX_JOURNAL_BLOCKS,
+    ReplayedSource,
+    replay_journal,
+)
 from vmsec.ondisk.ext.runs import RunCollector
 from vmsec.ondisk.ext.superblock import Superblock, parse_superblock
 from vmsec.ondisk.extent import MetadataClass, VolumeMap
@@ -55,19 +68,40 @@ def map_ext(source: BlockSource) -> VolumeMap:
         ImageIOError: The device failed.
     """
     sb = parse_superblock(source)
-    if sb.size_bytes >= 1 << 63:
-        raise CorruptImageError("ext: the volume is larger than 8 EiB")
-    runs = RunCollector(
-        block_bytes=sb.block_bytes,
-        first_block=sb.first_data_block,
-        block_count=sb.block_count,
-    )
     notes = _notes(sb)
+    if sb.incompat & Incompat.RECOVER and sb.journal_inode:
+        source = _replay(source, sb)
+        notes.append(
+            f"{source.replayed_blocks} blocks of its journal were taken "
+            "into account"
+        )
+        sb = parse_superblock(source)
+    runs = _collector(sb)
     if sb.incompat & Incompat.JOURNAL_DEV:
         _add_journal_device(sb, runs)
     else:
         _add_volume(source, sb, runs)
-    return VolumeMap(sb.filesystem, runs.merged(), notes)
+    return VolumeMap(sb.filesystem, runs.merged(), tuple(notes))
+
+
+def _collector(sb: Superblock) -> RunCollector:
+    """Return an empty collector for a volume."""
+    return RunCollector(
+        block_bytes=sb.block_bytes,
+        first_block=sb.first_data_block,
+        block_count=sb.block_count,
+    )
+
+
+def _replay(source: BlockSource, sb: Superblock) -> ReplayedSource:
+    """Return the volume as it is after the guest's next mount."""
+    groups = read_groups(source, sb)
+    runs = _collector(sb)
+    tree = BlockMap(source, sb.block_bytes, runs)
+    inode = read_inode(source, sb, groups, sb.journal_inode)
+    add_inode_runs(sb, inode, runs, tree)
+    log = runs.blocks(MetadataClass.JOURNAL, MAX_JOURNAL_BLOCKS)
+    return replay_journal(source, sb.block_bytes, log)
 
 
 def _add_volume(
@@ -102,15 +136,20 @@ def _add_journal_device(sb: Superblock, runs: RunCollector) -> None:
     runs.add_bytes(end, sb.size_bytes - end, MetadataClass.JOURNAL)
 
 
-def _notes(sb: Superblock) -> tuple[str, ...]:
+def _notes(sb: Superblock) -> list[str]:
     """Say what the operator should know about this volume."""
     notes = []
-    if sb.compat & Compat.HAS_JOURNAL and not sb.journal_inode:
+    external = sb.compat & Compat.HAS_JOURNAL and not sb.journal_inode
+    if external:
         notes.append(
             "the journal is on another device; seal that disk as well"
         )
     if sb.incompat & Incompat.RECOVER:
         notes.append("the guest did not unmount the file system")
+        if external:
+            notes.append(
+                "directories that only the other device knows are not mapped"
+            )
     if sb.state & STATE_ERRORS:
         notes.append("the guest has seen errors; run e2fsck in the guest")
-    return tuple(notes)
+    return notes

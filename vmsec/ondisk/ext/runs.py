@@ -90,6 +90,30 @@ class RunCollector:
         )
         self._parts.append((offsets, lengths, _CODES[kind]))
 
+    def blocks(self, kind: MetadataClass, limit: int) -> Int64Array:
+        """Return every block of one kind, in the order they were added.
+
+        Args:
+            kind: Which runs.
+            limit: The most blocks that may be.
+
+        Raises:
+            LimitExceededError: There are more.
+        """
+        parts = [part for part in self._parts if part[2] == _CODES[kind]]
+        total = sum(int(part[1].sum()) for part in parts) // self._block_bytes
+        require_limit(total, limit, f"the number of {kind} blocks")
+        if not parts:
+            return np.zeros(0, dtype=np.int64)
+        starts = np.concatenate([part[0] for part in parts])
+        counts = np.concatenate([part[1] for part in parts])
+        starts, counts = (
+            starts // self._block_bytes,
+            counts // self._block_bytes,
+        )
+        before = np.cumsum(counts) - counts
+        return np.repeat(starts - before, counts) + np.arange(total)
+
     def merged(self) -> tuple[Extent, ...]:
         """Return sorted, disjoint extents; equal kinds that touch are one.
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MAX_GROUPS: Final = 1 << 20
 """128 TiB with 4 KiB blocks; 64 MiB of group descriptors."""
 
+MAX_BYTES: Final = 1 << 60
+"""1 EiB, the most that 48-bit block numbers of 4 KiB reach (overview.rst)."""
+
 MAX_LOG_BLOCK_SIZE: Final = 6
 """64 KiB, the largest block of ext4 (super.rst, ``s_log_block_size``)."""
 
@@ -166,7 +169,8 @@ def parse_superblock(source: BlockSource) -> Superblock:
     sb = _build(
         raw, features, uuid=data[layout.SUPERBLOCK_UUID], dynamic=dynamic
     )
-    if sb.size_bytes > source.size_bytes:  # 4
+    require_limit(sb.size_bytes, MAX_BYTES, "the size of the ext volume")  # 4
+    if sb.size_bytes > source.size_bytes:
         raise _corrupt(
             f"its {sb.size_bytes} bytes do not fit into the "
             f"{source.size_bytes} bytes there are"

@@ -1,0 +1,55 @@
+"""A volume mounted by the kernel through a loop device; needs root."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pathlib
+    from collections.abc import Iterator
+
+_TIMEOUT = 60
+
+
+@contextlib.contextmanager
+def mounted(
+    image: pathlib.Path, where: pathlib.Path, options: str = "noatime"
+) -> Iterator[pathlib.Path]:
+    """Mount an image; unmount it afterwards, also after a failure."""
+    where.mkdir(exist_ok=True)
+    _run("mount", "-o", f"loop,{options}", str(image), str(where))
+    try:
+        yield where
+    finally:
+        _run("umount", str(where))
+
+
+@contextlib.contextmanager
+def loop_device(image: pathlib.Path) -> Iterator[str]:
+    """Attach an image to a loop device; detach it afterwards."""
+    device = _run("losetup", "-f", "--show", str(image)).strip()
+    try:
+        yield device
+    finally:
+        _run("losetup", "-d", device)
+
+
+def can_mount(image: pathlib.Path, where: pathlib.Path) -> bool:
+    """Whether this machine lets us mount the image at all."""
+    try:
+        with mounted(image, where):
+            return True
+    except subprocess.CalledProcessError:
+        return False
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT,
+    ).stdout

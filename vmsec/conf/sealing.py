@@ -28,7 +28,7 @@ OPTS: list[cfg.Opt] = [
     ),
     cfg.IntOpt(
         "fallback_size",
-        default=16 << 20,
+        default=4 << 20,
         min=1 << 20,
         max=1 << 30,
         help="Bytes that are sealed at the head and at the tail of a "

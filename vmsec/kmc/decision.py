@@ -7,6 +7,8 @@ request=... reason=...``; what does not apply is a dash.
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOG = log.getLogger(__name__)
+
+_WORD = re.compile(r"[A-Za-z0-9._:,-]+")
 
 
 @dataclass(slots=True)
@@ -45,8 +49,14 @@ class Decision:
             "version": self.version,
             "request": self.request,
         }
-        words = [f"{k}={'-' if v is None else v}" for k, v in facts.items()]
+        words = [f"{key}={_word(value)}" for key, value in facts.items()]
         return f"{' '.join(words)} reason={reason}"
+
+
+def _word(value: object) -> str:
+    """Write a value as one word; what could pass for several is quoted."""
+    text = "-" if value is None else str(value)
+    return text if _WORD.fullmatch(text) else json.dumps(text)
 
 
 @contextlib.contextmanager

@@ -28,8 +28,10 @@ from vmsec.errors import (
     HeaderError,
     ManifestError,
     NotSealedError,
+    UnsupportedFormatError,
 )
 from vmsec.ondisk.layout import read_layout
+from vmsec.ondisk.probe import Status
 from vmsec.sealing.header import (
     SealHeader,
     is_marked,
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from uuid import UUID
 
+    from vmsec.ondisk.layout import DiskLayout
     from vmsec.sealing.device import BlockDevice, FileDevice
     from vmsec.sealing.journalfile import FileJournal
     from vmsec.secret import SecretBytes
@@ -135,6 +138,7 @@ def seal_image(
     with _opened(image, settings) as (device, journal, _):
         _require_plain(device)  # 1.4
         layout = read_layout(device)  # 1.2
+        _require_own_content(layout, device.name)
         require_same_label(str(device.path), layout)
         extents = plan_extents(layout, settings.level, settings.fallback_bytes)
         context = SealContext(*identity, os.urandom(SALT_BYTES))
@@ -159,6 +163,19 @@ def seal_image(
         )
         run(device, journal, work)  # 1.6, 1.7
     return _report(work.manifest, begin, work.blob)
+
+
+def _require_own_content(layout: DiskLayout, target: str) -> None:
+    """Refuse a disk that as a whole carries its own encryption (DESIGN 3.2).
+
+    Overwriting LBA 0 of such a volume makes volume managers format it anew.
+    """
+    for part in layout.partitions:
+        if part.number == 0 and part.status is Status.ENCRYPTED:
+            raise UnsupportedFormatError(
+                f"{target}: carries its own encryption ({part.note}); leave "
+                "it out of protection"
+            )
 
 
 def _require_plain(device: FileDevice) -> None:

@@ -197,6 +197,13 @@ def test_directories_that_are_their_own_parents_come_to_an_end() -> None:
     }
 
 
+def test_a_name_below_extend_makes_no_system_file_of_the_root() -> None:
+    names = file_name(5, "."), file_name(11, "$root")
+    index = away(INDEX, [(171, 1)], "$I30")
+    root = record(*names, away(DATA, [(500, 9)], "s"), index)
+    assert not difference(Volume(records={5: root}))
+
+
 def linked(
     head: bytes, *attributes: bytes, flags: int = SYSTEM
 ) -> list[tuple[int, int]]:

@@ -51,7 +51,7 @@ def test_an_unused_record_may_hold_anything() -> None:
         assert map_ntfs(source) == map_ntfs(empty)
 
 
-@pytest.mark.parametrize("magic", [b"BAAD", b"INDX", b"\0\0\0\0"])
+@pytest.mark.parametrize("magic", [b"BAAD", b"RCRD", b"\0\0\0\0"])
 def test_a_used_record_that_was_marked_bad_is_refused(magic: bytes) -> None:
     source = Volume(records={30: record(magic=magic)}).source()
     with pytest.raises(
@@ -203,6 +203,16 @@ def test_a_fragmented_mft_is_read_through_its_extension_records() -> None:
         (700 * 4096, 4 * 4096),
     ]
     assert (1500 * 4096, 4096, MetadataClass.INDEX) in found
+
+
+def test_the_first_extent_of_class_mft_begins_with_its_first_record() -> None:
+    runs = [(700, 4), (600, 4), (696, 4)]
+    found = extents(Volume(mft_runs=list(runs), mft_attributes=None))
+    kinds = MetadataClass
+    assert (600 * 4096, 4 * 4096, kinds.SYSTEM_FILE) in found
+    assert (696 * 4096, 4 * 4096, kinds.SYSTEM_FILE) in found
+    mft = [e[:2] for e in found if e[2] is kinds.MFT]
+    assert mft == [(700 * 4096, 4 * 4096)]
 
 
 def test_the_attribute_list_of_the_mft_may_lie_elsewhere() -> None:

@@ -57,9 +57,9 @@ VERSIONS = frozenset({(1, 2), (3, 0), (3, 1)})
 MIRROR_RECORDS = 4
 """$MFTMirr holds at least these (libfsntfs, "The metadata files")."""
 
-MAX_RUNS = 4 << 20
-"""Runs of metadata in a volume: about 1 GiB of memory here. A directory has
-one or two, so it is enough for millions of them."""
+MAX_RUNS = 2 << 20
+"""Runs of metadata in a volume; so many cost 400 MiB and ten seconds here. A
+directory too large for its record has one or two, so a million fit."""
 
 ATTRIBUTE_CLASSES = MappingProxyType(
     {
@@ -108,6 +108,7 @@ class _Tally:
     def __init__(self, source: BlockSource, geometry: Geometry) -> None:
         self.builder = ExtentBuilder(source.size_bytes)
         self.clusters = geometry.clusters
+        self._mft_lcn = geometry.mft_lcn
         self._cluster_bytes = geometry.cluster_bytes
         self._left, self._runs = geometry.clusters, 0
 
@@ -125,7 +126,7 @@ class _Tally:
                 self.builder.add(
                     run.lcn * self._cluster_bytes,
                     run.length * self._cluster_bytes,
-                    kind,
+                    self._class_at(run.lcn, kind),
                 )
         self._runs += len(runs)
         if self._left < 0:
@@ -137,6 +138,16 @@ class _Tally:
             raise LimitExceededError(
                 f"NTFS metadata has more than {MAX_RUNS} runs"
             )
+
+    def _class_at(self, lcn: int, kind: MetadataClass) -> MetadataClass:
+        """Class of a run; what lies before the MFT's first byte is not MFT.
+
+        Level ``boot`` takes the head of the first extent of class MFT: that
+        must be the first records, though later fragments may lie before it.
+        """
+        if kind is MetadataClass.MFT and lcn < self._mft_lcn:
+            return MetadataClass.SYSTEM_FILE
+        return kind
 
 
 def _read_volume_notes(table: MasterFileTable) -> tuple[str, ...]:

@@ -16,9 +16,11 @@ from tests.support.tools import require_root, require_tool
 from vmsec.errors import (
     ImageBusyError,
     ImageFullError,
+    ReaderDisagreementError,
     UnsupportedFormatError,
     VmsecError,
 )
+from vmsec.sealing import engine
 from vmsec.sealing.image import open_device
 from vmsec.sealing.model import ImageRef
 
@@ -114,3 +116,17 @@ def test_a_failing_manifest_store_leaves_the_image(disk: Path) -> None:
             raise ImageFullError(f"no space for {len(blob)} bytes of manifest")
 
     refused(disk, ImageFullError, lambda: seal(disk, Full()))
+
+
+def test_two_readers_that_differ_leave_the_image(
+    disk: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second reader answers late, but before the first write."""
+
+    def disagree(path: str, _: object) -> None:
+        time.sleep(1)
+        raise ReaderDisagreementError(f"{path}: two readers differ")
+
+    monkeypatch.setattr(engine, "require_same_label", disagree)
+    refused(disk, ReaderDisagreementError, lambda: seal(disk, store))
+    assert store.blobs == []

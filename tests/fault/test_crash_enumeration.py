@@ -28,6 +28,7 @@ from vmsec.sealing.manifest import TagError, read_blob
 from vmsec.sealing.transaction import recover, run
 from vmsec.sealing.work import (
     RekeyWork,
+    SealPlan,
     SealWork,
     UnsealWork,
     make_cipher,
@@ -74,9 +75,7 @@ def _seal(parts: Parts) -> None:
         parts.device,
         make_cipher(KEY, OLD),
         parts.store,
-        level=Level.METADATA,
-        extents=EXTENTS,
-        find_place=lambda _: PLACE,
+        plan=SealPlan(Level.METADATA, EXTENTS, lambda _: PLACE, lambda: None),
         progress=lambda *_: None,
     )
     run(parts.device, parts.journal, work)

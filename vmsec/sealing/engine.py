@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmsec.crypto.context import SALT_BYTES, SealContext
@@ -66,6 +67,7 @@ from vmsec.sealing.transaction import Recovery, recover, run
 from vmsec.sealing.work import (
     Cipher,
     RekeyWork,
+    SealPlan,
     SealWork,
     UnsealWork,
     make_cipher,
@@ -74,9 +76,10 @@ from vmsec.sealing.work import (
 from vmsec.units import SEAL_BLOCK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from uuid import UUID
 
+    from vmsec.ondisk.extent import Extent
     from vmsec.ondisk.layout import DiskLayout
     from vmsec.sealing.device import BlockDevice, FileDevice
     from vmsec.sealing.journalfile import FileJournal
@@ -139,30 +142,41 @@ def seal_image(
         _require_plain(device)  # 1.4
         layout = read_layout(device)  # 1.2
         _require_own_content(layout, device.name)
-        require_same_label(str(device.path), layout)
-        extents = plan_extents(layout, settings.level, settings.fallback_bytes)
         context = SealContext(*identity, os.urandom(SALT_BYTES))
-
-        def place(length: int) -> tuple[int, int] | None:
-            found = find_place(device, layout, extents, length)
-            if found is None and manifests is None:
-                raise ManifestError(
-                    f"{device.name}: no room for the manifest in the disk; "
-                    "give a place for it outside"
-                )
-            return found
-
-        work = SealWork(
-            device,
-            make_cipher(key, context),
-            manifests,
-            level=settings.level,
-            extents=extents,
-            find_place=place,
-            progress=progress,
-        )
-        run(device, journal, work)  # 1.6, 1.7
+        extents = plan_extents(layout, settings.level, settings.fallback_bytes)
+        with ThreadPoolExecutor(1, "second-reader") as pool:
+            # It reads beside the encryption; the first write waits for it.
+            check = pool.submit(require_same_label, str(device.path), layout)
+            place = _place_finder(device, layout, extents, manifests)
+            work = SealWork(
+                device,
+                make_cipher(key, context),
+                manifests,
+                plan=SealPlan(settings.level, extents, place, check.result),
+                progress=progress,
+            )
+            run(device, journal, work)  # 1.6, 1.7
     return _report(work.manifest, begin, work.blob)
+
+
+def _place_finder(
+    device: FileDevice,
+    layout: DiskLayout,
+    extents: tuple[Extent, ...],
+    manifests: ManifestStore | None,
+) -> Callable[[int], tuple[int, int] | None]:
+    """Return what finds room in the disk for a manifest of a given length."""
+
+    def place(length: int) -> tuple[int, int] | None:
+        found = find_place(device, layout, extents, length)
+        if found is None and manifests is None:
+            raise ManifestError(
+                f"{device.name}: no room for the manifest in the disk; give "
+                "a place for it outside"
+            )
+        return found
+
+    return place
 
 
 def _require_own_content(layout: DiskLayout, target: str) -> None:

@@ -119,6 +119,20 @@ class _Sealing:
         return Marks(self._cipher.context, self._mark(self.manifest), other)
 
 
+class SealPlan(NamedTuple):
+    """What a seal does and what it waits for.
+
+    ``find_place`` gives, for a length in bytes, (offset, padded length) of
+    zeros outside every partition, or None. ``before_write`` is called when
+    all is journalled and nothing written yet; what it raises ends the seal.
+    """
+
+    level: Level
+    extents: tuple[Extent, ...]
+    find_place: Callable[[int], tuple[int, int] | None]
+    before_write: Callable[[], object]
+
+
 class SealWork(_Sealing):
     """Seal a plain disk (steps 1.6 and 1.7).
 
@@ -127,10 +141,7 @@ class SealWork(_Sealing):
         cipher: The new seal.
         store: Where the manifest is kept besides the disk, made durable
             before the disk is touched.
-        level: How much is sealed.
-        extents: The plan.
-        find_place: Given a length in bytes, returns (offset, padded length)
-            of zeros outside every partition, or None.
+        plan: What is sealed.
         progress: Called with bytes.
     """
 
@@ -140,14 +151,11 @@ class SealWork(_Sealing):
         cipher: Cipher,
         store: ManifestStore | None,
         *,
-        level: Level,
-        extents: tuple[Extent, ...],
-        find_place: Callable[[int], tuple[int, int] | None],
+        plan: SealPlan,
         progress: Progress,
     ) -> None:
         super().__init__(device, cipher, store)
-        self._level, self._extents = level, extents
-        self._find_place, self._progress = find_place, progress
+        self._plan, self._progress = plan, progress
         self._lba0 = device.read_at(0, device.sector_bytes)
 
     @property
@@ -155,25 +163,26 @@ class SealWork(_Sealing):
         """An upper bound of what is journalled, in bytes."""
         data = sum(
             length
-            for extent in self._extents
+            for extent in self._plan.extents
             for _, length in self._device.data_ranges(
                 extent.offset, extent.length
             )
         )
-        return data + blob_bytes(len(self._extents))
+        return data + blob_bytes(len(self._plan.extents))
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the encrypted extents, then the manifest."""
-        done, total = 0, sum(extent.length for extent in self._extents)
-        for extent, plain in read_nonzero(self._device, self._extents):
+        done, total = 0, sum(extent.length for extent in self._plan.extents)
+        for extent, plain in read_nonzero(self._device, self._plan.extents):
             yield self._encrypt(extent, plain)  # 1.7
             done += extent.length
             self._progress(done, total)
-        place = self._find_place(blob_bytes(len(self._sealed)))
-        yield from self._finish(self._level, self._lba0, place)
+        place = self._plan.find_place(blob_bytes(len(self._sealed)))
+        yield from self._finish(self._plan.level, self._lba0, place)
 
     def settle(self) -> Marks:
         """Keep the manifest outside; name LBA 0 before and after."""
+        self._plan.before_write()
         return self._settle(self._lba0)
 
 

@@ -19,6 +19,7 @@ Invariants:
     2. Agent away at ``prepare``: refused where a mark file says that the VM
        is protected or a disk bears the seal header, else allowed.
     3. Agent away at ``release``: exit 0; the reconcile loop seals later.
+    4. VMs that nobody protects never wait for an agent that is away.
 
 A frame is a big-endian 32-bit length and that many bytes of JSON, one frame
 each way. The caller is trusted no further than its uid (the socket's mode and
@@ -52,7 +53,10 @@ MAX_LINE = 2000
 """Characters of the line for the operator; nova cuts faults at 255 anyway."""
 
 CONNECT_SECONDS = 3.0
-"""How long a missing socket is tried again: an agent that restarts."""
+"""How long an agent that restarts is waited for, where it matters."""
+
+CONCERNS_AGENT = ("prepare", "started", "release", "migrate", "reconnect")
+"""Calls that the agent wants to know of; the others end here at once."""
 
 MARK_OFFSET = 256
 MARK_MAGIC = b"\x93vmsec\r\n"
@@ -166,19 +170,22 @@ class AgentAwayError(Exception):
     """No agent, or one that went away or answered nonsense."""
 
 
-def ask_agent(path: str, request: HookRequest, deadline: float) -> HookAnswer:
+def ask_agent(
+    path: str, request: HookRequest, deadline: float, patience: float = 0.0
+) -> HookAnswer:
     """Ask the agent.
 
     Args:
         path: The agent's UNIX socket.
         request: The call.
         deadline: On the monotonic clock, in seconds.
+        patience: For how many seconds a missing agent is tried again.
 
     Raises:
         AgentAwayError: No whole answer until the deadline.
     """
     frame = pack_frame(request_to_dict(request))
-    with _connect(path, deadline) as link:
+    with _connect(path, deadline, patience) as link:
         try:
             link.settimeout(max(0.01, deadline - time.monotonic()))
             link.sendall(frame)
@@ -188,9 +195,9 @@ def ask_agent(path: str, request: HookRequest, deadline: float) -> HookAnswer:
             raise AgentAwayError(str(err) or type(err).__name__) from err
 
 
-def _connect(path: str, deadline: float) -> socket.socket:
-    """Connect; an agent that is just restarting is waited for."""
-    patience = min(deadline, time.monotonic() + CONNECT_SECONDS)
+def _connect(path: str, deadline: float, patience: float) -> socket.socket:
+    """Connect; an agent that is just restarting may be waited for."""
+    until = min(deadline, time.monotonic() + patience)
     while True:
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -198,7 +205,7 @@ def _connect(path: str, deadline: float) -> socket.socket:
             link.connect(path)
         except OSError as err:
             link.close()
-            if time.monotonic() >= patience:
+            if time.monotonic() >= until:
                 raise AgentAwayError(err.strerror or str(err)) from err
             time.sleep(0.05)
         else:
@@ -387,6 +394,8 @@ def run(arguments: list[str], stdin: BinaryIO) -> HookAnswer:
     name, operation, suboperation, extra = arguments[6:]
     _stamp(state, operation)
     deadline = time.monotonic() + float(seconds)
+    if operation not in CONCERNS_AGENT:
+        return HookAnswer(0, "")
     raw = stdin.read(MAX_XML_BYTES + 1)
     if len(raw) > MAX_XML_BYTES:
         return HookAnswer(1, "vmsec: the domain XML is longer than 4 MiB")
@@ -395,13 +404,27 @@ def run(arguments: list[str], stdin: BinaryIO) -> HookAnswer:
     try:
         return ask_agent(path, request, deadline)
     except AgentAwayError as err:
-        if operation == "prepare":
-            refusal = decide_alone(state, path, xml, str(err))
-            return HookAnswer(1 if refusal else 0, refusal)
+        return _go_on_alone(state, path, request, deadline, str(err))
+
+
+def _go_on_alone(
+    state: str, path: str, request: HookRequest, deadline: float, why: str
+) -> HookAnswer:
+    """Answer while the agent is away; wait for it only if it matters."""
+    if request.operation not in ("prepare", "release"):
+        return HookAnswer(0, "")
+    refusal = decide_alone(state, path, request.xml, why)
+    if not refusal:
+        return HookAnswer(0, "")
+    try:
+        return ask_agent(path, request, deadline, CONNECT_SECONDS)
+    except AgentAwayError:
+        if request.operation == "prepare":
+            return HookAnswer(1, refusal)
         return HookAnswer(
             0,
-            f"vmsec-agent does not answer on {path} ({err}) at {operation} "
-            f"of {name}; it will catch up when it runs again",
+            f"vmsec-agent does not answer on {path} ({why}); the disks of "
+            f"{request.name} are sealed when it runs again",
         )
 
 

@@ -169,6 +169,9 @@ class CrashDevice:
     def sync(self) -> None:
         self.world.sync("image")
 
+    def prefetch(self, offset: int, length: int) -> None:
+        """Everything is in memory."""
+
     def data_ranges(
         self, offset: int, length: int
     ) -> Iterator[tuple[int, int]]:

@@ -62,6 +62,10 @@ class BlockDevice(BlockSource, Protocol):
         """
         ...
 
+    def prefetch(self, offset: int, length: int) -> None:
+        """Be told that a range is read soon (a hint, never fails)."""
+        ...
+
     def data_ranges(self, offset: int, length: int) -> Iterator[Range]:
         """Yield the parts of a range that may hold other than zeros."""
         ...

@@ -73,6 +73,10 @@ class Manifest(NamedTuple):
         total = sum(item.extent.length for item in self.extents)
         return total + self.sector_bytes
 
+    def places(self) -> list[Extent]:
+        """Return the extents without their tags, in order."""
+        return [item.extent for item in self.extents]
+
     def classes(self) -> dict[str, tuple[int, int]]:
         """Return extents and bytes per class, in order of display."""
         counts = {kind: [0, 0] for kind in MetadataClass}

@@ -14,13 +14,18 @@ from vmsec.ondisk.extent import Extent, MetadataClass
 from vmsec.units import SEAL_BLOCK_BYTES, align_down, align_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
 
     from vmsec.sealing.device import BlockDevice
 
 KEPT_ZERO_BLOCKS = 16
 """Shorter runs of zero blocks inside data (64 KiB) are sealed with it: more
 extents would cost more than the bytes."""
+
+
+READ_AHEAD_BYTES = 32 << 20
+"""How far the kernel is told ahead what is read next: metadata is scattered
+(thousands of directory blocks), and one read at a time leaves a disk idle."""
 
 
 class Plain(NamedTuple):
@@ -30,8 +35,22 @@ class Plain(NamedTuple):
     data: memoryview
 
 
+def read_ahead(
+    device: BlockDevice, extents: Sequence[Extent]
+) -> Iterator[Extent]:
+    """Yield the extents, telling the device early what comes next."""
+    asked = ahead = 0
+    for extent in extents:
+        while asked < len(extents) and ahead < READ_AHEAD_BYTES:
+            later = extents[asked]
+            device.prefetch(later.offset, later.length)
+            ahead, asked = ahead + later.length, asked + 1
+        yield extent
+        ahead -= extent.length
+
+
 def read_nonzero(
-    device: BlockDevice, extents: Iterable[Extent]
+    device: BlockDevice, extents: Sequence[Extent]
 ) -> Iterator[Plain]:
     """Yield the parts of the extents that are not zero, in their order.
 
@@ -39,7 +58,7 @@ def read_nonzero(
     so that the journal covers the physical sector of the mark.
     """
     buffer = memoryview(bytearray(1 << 20))
-    for extent in extents:
+    for extent in read_ahead(device, extents):
         if extent.kind is MetadataClass.LBA0:
             view = buffer[: extent.length]
             device.read_into(extent.offset, view)

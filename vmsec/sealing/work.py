@@ -24,7 +24,7 @@ from vmsec.sealing.manifest import (
     blob_bytes,
     write_blob,
 )
-from vmsec.sealing.reader import read_nonzero
+from vmsec.sealing.reader import read_ahead, read_nonzero
 from vmsec.sealing.transaction import Direction, Marks, Piece
 
 if TYPE_CHECKING:
@@ -219,10 +219,11 @@ class UnsealWork:
             IntegrityError: A tag is wrong (2.5).
         """
         done, total = 0, self._manifest.sealed_bytes
-        for item in self._manifest.extents:
+        for extent in read_ahead(self._device, self._manifest.places()):
+            item = self._tags[extent.offset]
             sealed, plain = open_extent(self._device, self._cipher, item)
-            yield Piece(item.extent.offset, sealed[:-TAG_BYTES], plain)
-            done += item.extent.length
+            yield Piece(extent.offset, sealed[:-TAG_BYTES], plain)
+            done += extent.length
             self._progress(done, total)
         offset, length = self._manifest.embedded_at
         if length:
@@ -280,10 +281,11 @@ class RekeyWork(_Sealing):
             IntegrityError: A tag is wrong.
         """
         done, total = 0, self._before.sealed_bytes
-        for item in self._before.extents:
-            _, plain = open_extent(self._device, self._old, item)
-            yield self._encrypt(item.extent, plain)
-            done += item.extent.length
+        items = iter(self._before.extents)
+        for extent in read_ahead(self._device, self._before.places()):
+            _, plain = open_extent(self._device, self._old, next(items))
+            yield self._encrypt(extent, plain)
+            done += extent.length
             self._progress(done, total)
         place = self._before.embedded_at
         yield from self._finish(

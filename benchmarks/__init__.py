@@ -1,0 +1,1 @@
+"""Measurements of vmsec against its rivals and against the machine."""

@@ -38,9 +38,6 @@ _LUKS2_SECONDARY = tuple(16 * KIB << n for n in range(9))
 _ZFS_UBERBLOCKS = tuple((128 + n) * KIB for n in range(128))
 """The ring of uberblocks in the first label."""
 
-_PAGE_ENDS = tuple((4 * KIB << n) - 10 for n in range(5))
-"""Ten bytes before the end of the first page, of whatever size."""
-
 ENCRYPTED = (
     Magic("LUKS", b"LUKS\xba\xbe", (0,)),
     Magic("LUKS", b"SKUL\xba\xbe", _LUKS2_SECONDARY),
@@ -60,16 +57,6 @@ UNMAPPED = (
     Magic("XFS", b"XFSB", (0,)),
     Magic("Btrfs", b"_BHRfS_M", (0x10040,)),
     Magic("LVM2 physical volume", b"LVM2 001", (0x18, 0x218, 0x418, 0x618)),
-    Magic(
-        "swap",
-        b"SWAPSPACE2",
-        _PAGE_ENDS,
-    ),
-    Magic(
-        "hibernation image",
-        b"S1SUSPEND\0",
-        _PAGE_ENDS,
-    ),
     Magic("F2FS", bytes.fromhex("1020f5f2"), (1024,)),
     Magic("NILFS2", bytes.fromhex("3434"), (1030,)),
     Magic("JFS", b"JFS1", (32 * KIB,)),

@@ -4,6 +4,7 @@
 2. Then the file systems that are mapped, each by its own check.
 3. Then formats that are only named; the planner seals these, and what nobody
    knows, by the fallback rule.
+4. Swap comes last: its signature survives in some file systems made over it.
 
 A parser that says "unsupported" makes the volume unknown; one that says
 "corrupt" makes the image refused: the error is not caught here.
@@ -19,6 +20,7 @@ from vmsec.ondisk import magic
 from vmsec.ondisk.ext import is_ext, map_ext
 from vmsec.ondisk.fat import is_fat, map_fat
 from vmsec.ondisk.ntfs import is_ntfs, map_ntfs
+from vmsec.ondisk.swap import is_swap, map_swap
 from vmsec.units import MIB
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ PROBES = (
     Probe("fat", is_fat, map_fat),
 )
 """The order matters: FAT has no magic and comes last."""
+
+_SWAP = Probe("swap", is_swap, map_swap)
 
 _BOOT_RECORD_PROBES = frozenset({"ntfs", "fat"})
 """File systems whose boot sector ends in 55AA as an MBR does."""
@@ -104,6 +108,8 @@ def probe_volume(source: BlockSource) -> Finding:
     named = magic.match(source, magic.UNMAPPED)
     if named is not None:
         return Finding(Status.UNKNOWN, None, f"{named}: not mapped yet")
+    if _SWAP.recognise(source):
+        return _map(_SWAP, source)
     if source.size_bytes <= _TINY_BYTES and not any(
         source.read_at(0, source.size_bytes)
     ):

@@ -101,7 +101,12 @@ def _opened(
         yield device, journal, recover(device, journal)  # 1.3, 2.3
 
 
-def _read_mark(device: BlockDevice) -> bytes:
+def read_mark(device: BlockDevice) -> bytes:
+    """Return the block with LBA 0.
+
+    Raises:
+        CorruptImageError: The device does not even hold that.
+    """
     size = min(SEAL_BLOCK_BYTES, device.size_bytes)
     if size < SEAL_BLOCK_BYTES:
         raise CorruptImageError(f"{device.name}: too small to be a disk")
@@ -139,7 +144,7 @@ def seal_image(
     """
     begin = time.monotonic()
     with _opened(image, settings) as (device, journal, _):
-        _require_plain(device)  # 1.4
+        require_plain(device)  # 1.4
         layout = read_layout(device)  # 1.2
         _require_own_content(layout, device.name)
         context = SealContext(*identity, os.urandom(SALT_BYTES))
@@ -192,10 +197,17 @@ def _require_own_content(layout: DiskLayout, target: str) -> None:
             )
 
 
-def _require_plain(device: FileDevice) -> None:
+def require_plain(device: FileDevice) -> None:
+    """Check that a disk bears neither a mark nor what a lost one left.
+
+    Raises:
+        AlreadySealedError: It bears a mark.
+        CorruptImageError: It is too small.
+        HeaderError: It was sealed and its LBA 0 then overwritten.
+    """
     if device.size_bytes < MIN_DISK_BYTES:
         raise CorruptImageError(f"{device.name}: too small to be a disk")
-    lba0 = _read_mark(device)
+    lba0 = read_mark(device)
     if is_marked(lba0):
         header = parse_header(lba0, target=device.name)
         raise AlreadySealedError(
@@ -231,7 +243,7 @@ def _report(
     )
 
 
-class _Sealed(NamedTuple):
+class SealedDisk(NamedTuple):
     """A sealed disk whose mark and manifest were verified."""
 
     mark: bytes
@@ -240,19 +252,19 @@ class _Sealed(NamedTuple):
     manifest: Manifest
 
 
-def _open_sealed(
+def open_sealed(
     device: FileDevice,
     vm: UUID | None,
     keys: KeySource,
     manifests: ManifestStore | None,
-) -> _Sealed:
-    """Find and verify mark and manifest (2.1, 2.2, 2.4).
+) -> SealedDisk:
+    """Find and verify mark and manifest (2.1, 2.2, 2.4); writes nothing.
 
     Raises:
         NotSealedError, HeaderError, ForeignImageError, IntegrityError,
         ManifestError: As they say; nothing was changed.
     """
-    lba0 = _read_mark(device)
+    lba0 = read_mark(device)
     if not is_marked(lba0):
         raise NotSealedError(f"{device.name}: not sealed by vmsec")
     header = parse_header(lba0, target=device.name)
@@ -270,7 +282,7 @@ def _open_sealed(
     cipher = make_cipher(keys(context.vm, context.key_version), context)
     verify_header(lba0, header, cipher.keys.header, target=device.name)
     manifest = _find_manifest(device, header, cipher, manifests)
-    return _Sealed(lba0[: header.sector_bytes], header, cipher, manifest)
+    return SealedDisk(lba0[: header.sector_bytes], header, cipher, manifest)
 
 
 def _find_manifest(
@@ -336,7 +348,7 @@ def unseal_image(
     """
     begin = time.monotonic()
     with _opened(image, settings) as (device, journal, _):
-        sealed = _open_sealed(device, vm, keys, manifests)
+        sealed = open_sealed(device, vm, keys, manifests)
         work = UnsealWork(
             device,
             sealed.cipher,
@@ -376,7 +388,7 @@ def rekey_image(
     """
     begin = time.monotonic()
     with _opened(image, settings) as (device, journal, _):
-        old = _open_sealed(device, identity.vm, keys, manifests)
+        old = open_sealed(device, identity.vm, keys, manifests)
         context = SealContext(*identity, os.urandom(SALT_BYTES))
         key = keys(identity.vm, identity.key_version)
         work = RekeyWork(
@@ -409,7 +421,7 @@ def verify_image(
     """
     begin = time.monotonic()
     with _opened(image, settings) as (device, _, _):
-        sealed = _open_sealed(device, None, keys, manifests)
+        sealed = open_sealed(device, None, keys, manifests)
         done, total = 0, sealed.manifest.sealed_bytes
         for item in sealed.manifest.extents:
             open_extent(device, sealed.cipher, item)
@@ -427,7 +439,7 @@ def recover_image(
         StaleJournalError, JournalCorruptError: Nothing is changed.
     """
     with _opened(image, settings) as (device, _, action):
-        marked = is_marked(_read_mark(device))
+        marked = is_marked(read_mark(device))
         return RecoveryReport(
             action=action, state="sealed" if marked else "plain"
         )

@@ -22,7 +22,12 @@ from vmsec.sealing.status import read_status
 if TYPE_CHECKING:
     from vmsec.sealing.device import FileDevice
 
-__all__ = ["STAYS_READABLE", "inspect_image", "read_status"]
+__all__ = [
+    "STAYS_READABLE",
+    "inspect_image",
+    "partition_report",
+    "read_status",
+]
 
 STAYS_READABLE = (
     "File contents: this level hides names and structure, not contents; "
@@ -61,7 +66,7 @@ def _inspect(device: FileDevice, settings: SealSettings) -> ImageReport:
         label=layout.label,
         disk_bytes=layout.size_bytes,
         level=settings.level,
-        partitions=tuple(_partition(part) for part in layout.partitions),
+        partitions=tuple(partition_report(part) for part in layout.partitions),
         classes=classes,
         sealed_bytes=sum(size for _, size in classes.values()),
         notes=tuple(layout.notes),
@@ -69,7 +74,8 @@ def _inspect(device: FileDevice, settings: SealSettings) -> ImageReport:
     )
 
 
-def _partition(part: Partition) -> PartitionReport:
+def partition_report(part: Partition) -> PartitionReport:
+    """Say of a partition what operators ask for."""
     content = part.content
     notes = [part.note, *(content.notes if content else ())]
     return PartitionReport(

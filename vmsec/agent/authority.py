@@ -9,6 +9,7 @@ away they do not each wait for its time-out.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID, uuid4
@@ -71,6 +72,7 @@ class Authority:
         self._kmc, self._state, self._keys = kmc, state, keys
         self._policy = policy
         self._away_until = 0.0
+        self._lock = threading.Lock()
         self._undecided: set[UUID] = set()
 
     def authorize(
@@ -104,7 +106,7 @@ class Authority:
         known = self._state.load_vm(vm)
         needed = known is not None or sealed
         if not needed and time.monotonic() < self._away_until:
-            self._undecided.add(vm)
+            self._ask_again(vm)
             return None
         try:
             answer = self._ask(vm, name)
@@ -114,7 +116,7 @@ class Authority:
             if needed or err.remote_code.startswith(_REFUSALS):
                 raise
             LOG.warning("VM %s (%s) starts unprotected: %s", vm, name, err)
-            self._undecided.add(vm)
+            self._ask_again(vm)
             return None
         except SyncError as err:
             may = stopping or self._policy.offline_start
@@ -133,7 +135,7 @@ class Authority:
             self.authorize(vm, name, phase=phase, sealed=False)
         except VmsecError as err:
             LOG.info("VM %s: its keys come later: %s", vm, err)
-            self._undecided.add(vm)
+            self._ask_again(vm)
 
     def leave(self, vm: UUID) -> bool:
         """Tell the KMC that a VM runs elsewhere; says whether it knows."""
@@ -148,7 +150,8 @@ class Authority:
 
     def undecided(self) -> frozenset[UUID]:
         """Return the VMs about which the KMC must be asked again."""
-        return frozenset(self._undecided)
+        with self._lock:
+            return frozenset(self._undecided)
 
     def is_placed_elsewhere(self, vm: UUID) -> bool:
         """Whether the KMC says that a VM is on another node now.
@@ -157,6 +160,14 @@ class Authority:
             SyncError: It could not be asked, or refused.
         """
         return self._kmc.vm_show(str(vm)).node not in (None, self._policy.host)
+
+    def _ask_again(self, vm: UUID, *, again: bool = True) -> None:
+        """Note whether the KMC must be asked about a VM again."""
+        with self._lock:
+            if again:
+                self._undecided.add(vm)
+            else:
+                self._undecided.discard(vm)
 
     def _ask(self, vm: UUID, name: str) -> AcquireAnswer:
         """Ask the KMC; protect the VM where every VM is to be."""
@@ -183,7 +194,7 @@ class Authority:
         sealed: bool,
     ) -> VMState | None:
         """Remember what the KMC answered."""
-        self._undecided.discard(vm)
+        self._ask_again(vm, again=False)
         if not answer.protected:
             if sealed:
                 raise AccessDeniedError(
@@ -216,7 +227,7 @@ class Authority:
         self._away_until = time.monotonic() + AWAY_SECONDS
         if not needed:
             LOG.warning("VM %s is taken for unprotected: %s", vm, error)
-            self._undecided.add(vm)
+            self._ask_again(vm)
             return None
         if known is None or not may:
             why = (

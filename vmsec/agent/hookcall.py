@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmsec.agent.domainxml import parse_domain
 from vmsec.agent.hookwire import HookAnswer
-from vmsec.agent.lifecycle import Phase
+from vmsec.agent.lifecycle import PHASES, Action, asked_by
 from vmsec.errors import VmsecError
 
 if TYPE_CHECKING:
@@ -31,12 +31,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 DONE = HookAnswer(0, "")
-PREPARE, RELEASE = ("prepare", "begin"), ("release", "end")
-_PHASES = {
-    ("migrate", "begin"): Phase.INCOMING,
-    ("started", "begin"): Phase.RUNNING,
-    ("reconnect", "begin"): Phase.RUNNING,
-}
 
 
 class Budget(NamedTuple):
@@ -73,11 +67,11 @@ class HookHandler:
 
     def handle(self, request: HookRequest) -> HookAnswer:
         """Answer one call; never raises."""
-        operation = (request.operation, request.suboperation)
-        if operation not in {PREPARE, RELEASE, *_PHASES}:
+        asked = asked_by(request.operation, request.suboperation)
+        if asked is Action.NOTHING:
             return DONE
         try:
-            self._do(operation, request)
+            self._do(asked, request)
         except VmsecError as err:
             return _refuse(request, str(err))
         except Exception as err:
@@ -88,15 +82,15 @@ class HookHandler:
             return _refuse(request, f"{text}; see the log of vmsec-agent")
         return DONE
 
-    def _do(self, operation: tuple[str, str], request: HookRequest) -> None:
+    def _do(self, asked: Action, request: HookRequest) -> None:
         """Queue the work and wait for it as long as its budget allows."""
         domain = parse_domain(request.xml.encode("utf-8", "surrogateescape"))
         with self._lock:
             seen = self._calls.get(domain.uuid, 0)
             self._calls[domain.uuid] = seen + 1
-        work = self._work(operation, domain, request.extra)
+        work = self._work(asked, domain, request.extra)
         future = self._lanes.submit(domain.uuid, work)
-        is_start = operation == PREPARE
+        is_start = asked is Action.UNSEAL
         budget = self._budget.prepare if is_start else self._budget.release
         try:
             future.result(budget)
@@ -104,14 +98,14 @@ class HookHandler:
             self._late(future, domain, budget, is_start=is_start)
 
     def _work(
-        self, operation: tuple[str, str], domain: Domain, reason: str
+        self, asked: Action, domain: Domain, reason: str
     ) -> Callable[[], None]:
         """Return what a call asks for."""
-        if operation == PREPARE:
+        if asked is Action.UNSEAL:
             return lambda: self._manager.prepare(domain)
-        if operation == RELEASE:
+        if asked is Action.SEAL:
             return lambda: self._manager.release(domain, reason)
-        phase = _PHASES[operation]
+        phase = PHASES[asked]
         return lambda: self._manager.set_phase(domain.uuid, phase)
 
     def _late(
@@ -156,6 +150,5 @@ def _refuse(request: HookRequest, reason: str) -> HookAnswer:
     """Refuse a start; of other calls the failure is only logged."""
     line = f"VM {request.name}: {reason}"
     LOG.error("hook %s: %s", request.operation, line)
-    if (request.operation, request.suboperation) == PREPARE:
-        return HookAnswer(1, line)
-    return HookAnswer(0, line)
+    asked = asked_by(request.operation, request.suboperation)
+    return HookAnswer(1 if asked is Action.UNSEAL else 0, line)

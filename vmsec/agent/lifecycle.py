@@ -80,44 +80,48 @@ class Phase(enum.StrEnum):
 MIGRATED = "migrated"
 """The reason that libvirt 10.5 and later give to ``release``."""
 
-_ALWAYS = {
+PHASES = {
+    Action.NOTE_INCOMING: Phase.INCOMING,
+    Action.NOTE_RUNNING: Phase.RUNNING,
+}
+"""What the two informing calls tell of the VM."""
+
+_CALLS = {
     ("migrate", "begin"): Action.NOTE_INCOMING,
+    ("prepare", "begin"): Action.UNSEAL,
     ("started", "begin"): Action.NOTE_RUNNING,
     ("reconnect", "begin"): Action.NOTE_RUNNING,
+    ("release", "end"): Action.SEAL,
 }
 
 
-def needs_lock_state(operation: str, suboperation: str) -> bool:
-    """Whether :func:`decide` looks at the image lock for this call."""
-    return (operation, suboperation) in {
-        ("prepare", "begin"),
-        ("release", "end"),
-    }
-
-
-def decide(
-    operation: str,
-    suboperation: str,
-    *,
-    reason: str,
-    lock: ImageLock,
-    phase: Phase,
-) -> Action:
-    """Decide what a hook call of a protected VM asks for.
+def asked_by(operation: str, suboperation: str) -> Action:
+    """Say what a hook call asks for if nothing stands against it.
 
     Args:
         operation: libvirt's word, ``argv[2]`` of the hook.
         suboperation: ``begin`` or ``end``.
+    """
+    return _CALLS.get((operation, suboperation), Action.NOTHING)
+
+
+def decide(
+    asked: Action, *, reason: str = "-", lock: ImageLock, phase: Phase
+) -> Action:
+    """Decide what is done about what a hook call of a protected VM asks.
+
+    Args:
+        asked: From :func:`asked_by`.
         reason: Why it stopped (``argv[4]``), or ``-`` where libvirt does not
             say.
         lock: Of the VM's protected images, now.
         phase: What this node knows of the VM.
     """
-    if (operation, suboperation) == ("prepare", "begin"):
+    if asked is Action.UNSEAL:
         return _decide_prepare(lock, phase)
-    if (operation, suboperation) == ("release", "end"):
+    if asked is Action.SEAL:
         return _decide_release(lock, reason, phase)
-    return _ALWAYS.get((operation, suboperation), Action.NOTHING)
+    return asked
 
 
 def _decide_prepare(lock: ImageLock, phase: Phase) -> Action:

@@ -21,6 +21,7 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING
 
+from vmsec.agent.devicemapper import is_dm_crypt
 from vmsec.agent.lifecycle import Action, ImageLock, Phase, decide
 from vmsec.agent.sealer import INTERRUPTED, require_own
 from vmsec.agent.state import SEALED
@@ -96,7 +97,7 @@ class VMManager:
             if concerns_us or incoming
             else ImageLock.FREE
         )
-        action = decide("prepare", "begin", reason="-", lock=lock, phase=phase)
+        action = decide(Action.UNSEAL, lock=lock, phase=phase)
         if action is Action.TAKE_KEYS:
             self._authority.expect(domain.uuid, domain.name, phase=phase)
             return
@@ -129,9 +130,7 @@ class VMManager:
         disks = existing(domain.disks)
         lock = self._sealer.lock_of(disks)
         phase = self.phase_of(domain.uuid)
-        action = decide(
-            "release", "end", reason=reason, lock=lock, phase=phase
-        )
+        action = decide(Action.SEAL, reason=reason, lock=lock, phase=phase)
         if action is not Action.SEAL:
             self._leave(domain, action, phase)
             return
@@ -317,16 +316,21 @@ class VMManager:
 
 
 def existing(disks: tuple[ProtectedDisk, ...]) -> tuple[ProtectedDisk, ...]:
-    """Return the disks whose image is there.
+    """Return the disks whose image is there and is vmsec's to seal.
 
     A missing one is libvirt's to complain about, and a VM's deletion removes
-    them before its last ``release``.
+    them before its last ``release``. A dm-crypt volume carries its own
+    encryption: whoever opens it next would find no header and format it.
     """
-    found = tuple(disk for disk in disks if disk.path.exists())
+    found = []
     for disk in disks:
-        if disk not in found:
+        if not disk.path.exists():
             LOG.warning("%s: %s is not there", disk.target, disk.path)
-    return found
+        elif is_dm_crypt(disk.path):
+            LOG.info("%s: %s is a dm-crypt volume", disk.target, disk.path)
+        else:
+            found.append(disk)
+    return tuple(found)
 
 
 def _is_sealed(status: ImageStatus) -> bool:

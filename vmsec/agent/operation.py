@@ -6,6 +6,7 @@ libvirt is asked before the VM's lane is entered, never inside it.
 from __future__ import annotations
 
 import logging
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -116,7 +117,13 @@ class Operations:
         """Look at libvirt, then do the job on the VM's lane."""
         target = self._look(vm)
         future = self._lanes.submit(vm, lambda: self._do(target, job, phase))
-        return future.result(JOB_SECONDS)
+        try:
+            return future.result(JOB_SECONDS)
+        except FutureTimeoutError:
+            raise ImageBusyError(
+                f"VM {vm}: still at work after {JOB_SECONDS:g} s; ask for its "
+                "status later"
+            ) from None
 
     def _do(
         self,

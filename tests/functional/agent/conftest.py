@@ -17,8 +17,9 @@ from tests.support.libvirt import (
     make_domain,
     wait_for_boot,
 )
-from tests.support.node import NodeProcess, image_status
+from tests.support.node import NodeProcess, image_status, wait_until
 from tests.support.tools import require_root, require_tool
+from vmsec.errors import VmsecError
 
 if TYPE_CHECKING:
     import pathlib
@@ -64,6 +65,17 @@ class Guest:
     def status(self) -> Any:
         """Return all that the image's mark says."""
         return image_status(self.image, self.domain.image_format)
+
+    def wait_sealed(self) -> None:
+        """Wait until work in the background has sealed the image."""
+
+        def sealed() -> bool:
+            # Without the lock a status can meet a job half way.
+            with contextlib.suppress(VmsecError):
+                return self.state() == "sealed"
+            return False
+
+        wait_until("sealed", sealed)
 
     def refusal(self) -> str:
         """Start it and return why it was refused."""

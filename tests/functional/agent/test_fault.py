@@ -46,7 +46,7 @@ def test_agent_away_at_a_stop_seals_when_it_is_back(
     guest.virsh("destroy")
     assert guest.state() == "plain"
     lab.node.start()
-    wait_until("sealed", lambda: guest.state() == "sealed")
+    guest.wait_sealed()
     guest.boot()
 
 
@@ -81,7 +81,7 @@ def test_agent_killed_in_the_middle_is_recovered_at_its_start(
     assert not killer.is_alive(), "the journal was never seen"
     lab.node.kill()
     lab.node.start()
-    wait_until("sealed", lambda: guest.state() == "sealed")
+    guest.wait_sealed()
     assert not journal.exists()
     guest.boot()
 
@@ -210,7 +210,7 @@ def test_seal_beyond_its_budget_goes_on_and_a_start_waits_for_it(
     guest.virsh("destroy")
     guest.boot()
     guest.virsh("destroy")
-    wait_until("sealed", lambda: guest.state() == "sealed")
+    guest.wait_sealed()
 
 
 def test_start_beyond_its_deadline_is_refused_and_the_disk_sealed_again(
@@ -221,7 +221,7 @@ def test_start_beyond_its_deadline_is_refused_and_the_disk_sealed_again(
     lab.restart_node(hook_deadline=0)
     assert "not ready after 0 s" in guest.refusal()
     lab.restart_node()
-    wait_until("sealed", lambda: guest.state() == "sealed")
+    guest.wait_sealed()
     guest.boot()
 
 

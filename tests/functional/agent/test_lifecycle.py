@@ -73,7 +73,29 @@ def test_managed_save_seals_and_its_restore_goes_on(guest: Guest) -> None:
 def test_killed_qemu_leaves_a_sealed_disk(guest: Guest) -> None:
     guest.boot()
     kill_qemu(guest)
-    wait_until("sealed", lambda: guest.state() == "sealed")
+    guest.wait_sealed()
+    guest.boot()
+
+
+def test_libvirtd_killed_under_a_running_guest_changes_nothing(
+    guest: Guest,
+) -> None:
+    guest.boot()
+    guest.lab.libvirt.kill_daemon()
+    assert guest.lab.libvirt.state(guest.domain.name) == "running"
+    guest.virsh("reset")
+    guest.require_boot()
+    assert guest.state() == "plain"
+    guest.virsh("destroy")
+    assert guest.state() == "sealed"
+    guest.boot()
+
+
+def test_guest_that_died_with_its_libvirtd_is_sealed(guest: Guest) -> None:
+    guest.boot()
+    kill_qemu(guest)
+    guest.lab.libvirt.kill_daemon()
+    guest.wait_sealed()
     guest.boot()
 
 

@@ -6,12 +6,13 @@ import itertools
 
 import pytest
 
+from vmsec.agent.hookwire import CONCERNS_AGENT
 from vmsec.agent.lifecycle import (
     Action,
     ImageLock,
     Phase,
+    asked_by,
     decide,
-    needs_lock_state,
 )
 
 FREE, BUSY = ImageLock.FREE, ImageLock.BUSY
@@ -28,7 +29,8 @@ def act(
     phase: Phase = Phase.OFF,
     reason: str = "-",
 ) -> Action:
-    return decide(operation, sub, reason=reason, lock=lock, phase=phase)
+    asked = asked_by(operation, sub)
+    return decide(asked, reason=reason, lock=lock, phase=phase)
 
 
 def test_image_in_use_by_another_process_is_never_written() -> None:
@@ -101,9 +103,10 @@ def test_other_calls_only_inform(
     operation: str, sub: str, action: Action
 ) -> None:
     assert act(operation, sub) is action
-    assert not needs_lock_state(operation, sub)
+    assert act(operation, sub, lock=BUSY) is action
 
 
-def test_only_start_and_stop_need_the_lock() -> None:
-    assert needs_lock_state("prepare", "begin")
-    assert needs_lock_state("release", "end")
+def test_hook_passes_on_every_call_that_means_anything() -> None:
+    for operation in CONCERNS_AGENT:
+        asked = {asked_by(operation, sub) for sub in ("begin", "end")}
+        assert asked != {Action.NOTHING}

@@ -7,7 +7,10 @@ Used by the tests, the quickstart and the benchmarks; knows no pytest.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
+import signal
 import subprocess
 import tempfile
 import time
@@ -165,6 +168,25 @@ class PrivateLibvirt:
             self._process.stdout.close()
         if self._temporary is not None:
             self._temporary.cleanup()
+
+    def kill_daemon(self, *, host: int = 0) -> None:
+        """Kill a daemon (SIGKILL) and wait until it is back.
+
+        Its guests live on, as on a real host.
+        """
+        mark = str(self.directory / "AB"[host] / "libvirtd.pid").encode()
+        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = path.read_bytes().split(b"\0")
+                if words[0].endswith(b"libvirtd") and mark in words:
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(VirshError):
+                self.virsh("uri", host=host)
+                return
+            time.sleep(POLL_SECONDS)
+        raise TimeoutError("the killed libvirtd did not come back")
 
     def virsh(self, *arguments: str, host: int = 0) -> str:
         """Run virsh on one daemon and return what it printed.

@@ -1,4 +1,7 @@
-"""The file allocation table itself: cluster chains of 12, 16 or 32 bits."""
+"""The file allocation table itself: cluster chains of 12, 16 or 32 bits.
+
+FAT and exFAT share its form; of the 32 bits FAT32 uses 28 and exFAT all.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,9 @@ _MAX_WINDOWS = 64
 _END_OF_CHAIN = {12: 0xFF8, 16: 0xFFF8, 32: 0x0FFFFFF8}
 """fatgen103, "FAT Data Structure": this and above ends a chain."""
 
+_END_OF_EXFAT_CHAIN = 0xFFFFFFFF
+"""exFAT specification 4.1.3: no other value does."""
+
 
 class FATTable:
     """Follows chains without holding the whole table in memory.
@@ -30,13 +36,24 @@ class FATTable:
         source: The volume.
         offset: Where the active table begins, in bytes.
         clusters: How many clusters the volume has.
-        bits: 12, 16 or 32; of the 32 the upper 4 are reserved.
+        bits: 12, 16 or 32; of the 32 the upper 4 are reserved, but not
+            in exFAT.
+        is_exfat: Whether the volume is one.
     """
 
     def __init__(
-        self, source: BlockSource, offset: int, clusters: int, *, bits: int
+        self,
+        source: BlockSource,
+        offset: int,
+        clusters: int,
+        *,
+        bits: int,
+        is_exfat: bool = False,
     ) -> None:
         self._source, self._offset, self._bits = source, offset, bits
+        self._name = "exFAT" if is_exfat else "FAT"
+        self._end = _END_OF_EXFAT_CHAIN if is_exfat else _END_OF_CHAIN[bits]
+        self._mask = 0xFFFFFFFF if is_exfat else 0x0FFFFFFF
         self._last = clusters + _FIRST_CLUSTER - 1
         self._bytes = -(-(self._last + 1) * bits // 8)
         self._windows: dict[int, bytes] = {}
@@ -54,12 +71,12 @@ class FATTable:
         while True:
             if not _FIRST_CLUSTER <= cluster <= self._last:
                 raise CorruptImageError(
-                    f"FAT: the chain from cluster {first} leads to "
-                    f"{cluster}; repair it with fsck.fat"
+                    f"{self._name}: the chain from cluster {first} leads to "
+                    f"{cluster}; repair it with fsck.{self._name.lower()}"
                 )
             yield cluster
             cluster = self.entry(cluster)
-            if cluster >= _END_OF_CHAIN[self._bits]:
+            if cluster >= self._end:
                 return
 
     def entry(self, cluster: int) -> int:
@@ -71,7 +88,7 @@ class FATTable:
         value = int.from_bytes(data, "little")
         if self._bits == 12:
             return value >> 4 if bit % 8 else value & 0xFFF
-        return value & 0x0FFFFFFF
+        return value & self._mask
 
     def _window(self, number: int) -> bytes:
         """Return a part of the table, from memory if it was read before."""

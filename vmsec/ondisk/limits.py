@@ -22,6 +22,19 @@ MAX_FAT_DIRECTORY_BYTES = 65536 * 32
 MAX_FAT_DIRECTORIES = 1 << 20
 """A million; each costs a read, so this bounds the time of a parse."""
 
+MAX_EXFAT_DIRECTORY_BYTES = 256 << 20
+"""exFAT specification 7.6.7: DataLength of a directory."""
+
+MAX_EXFAT_DIRECTORIES = 1 << 20
+"""A million, as for FAT."""
+
+MAX_EXFAT_CHAINED_CLUSTERS = 1 << 20
+"""Clusters of directories, bitmaps and the up-case table that are followed
+through the table one by one: a million, some seconds."""
+
+MAX_EXFAT_ENTRY_BYTES = 4 << 30
+"""Directory entries in all: some hundred million, some seconds."""
+
 
 def require_limit(value: int, limit: int, what: str) -> int:
     """Return ``value`` if it is between 0 and ``limit``.

@@ -52,7 +52,6 @@ ENCRYPTED = (
 """Volumes that carry their own encryption (DESIGN 3.2)."""
 
 UNMAPPED = (
-    Magic("exFAT", b"EXFAT   ", (3,)),
     Magic("ReFS", b"ReFS\0\0\0\0", (3,)),
     Magic("XFS", b"XFSB", (0,)),
     Magic("Btrfs", b"_BHRfS_M", (0x10040,)),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmsec.errors import UnsupportedFormatError
 from vmsec.ondisk import magic
+from vmsec.ondisk.exfat import is_exfat, map_exfat
 from vmsec.ondisk.ext import is_ext, map_ext
 from vmsec.ondisk.fat import is_fat, map_fat
 from vmsec.ondisk.ntfs import is_ntfs, map_ntfs
@@ -59,16 +60,17 @@ class Probe(NamedTuple):
 PROBES = (
     Probe("ext", is_ext, map_ext),
     Probe("ntfs", is_ntfs, map_ntfs),
+    Probe("exfat", is_exfat, map_exfat),
     Probe("fat", is_fat, map_fat),
 )
 """The order matters: FAT has no magic and comes last."""
 
 _SWAP = Probe("swap", is_swap, map_swap)
 
-_BOOT_RECORD_PROBES = frozenset({"ntfs", "fat"})
+_BOOT_RECORD_PROBES = frozenset({"ntfs", "exfat", "fat"})
 """File systems whose boot sector ends in 55AA as an MBR does."""
 
-_BOOT_RECORD_NAMES = frozenset({"BitLocker", "BitLocker To Go", "exFAT"})
+_BOOT_RECORD_NAMES = frozenset({"BitLocker", "BitLocker To Go"})
 
 _TINY_BYTES = 2 * MIB
 """Up to here a volume is read whole to say that it is empty."""

@@ -23,7 +23,7 @@ from vmsec.ondisk.extent import Extent, MetadataClass, VolumeMap
 if TYPE_CHECKING:
     from vmsec.ondisk.source import BlockSource
 
-PAGE_BYTES = tuple(4096 << n for n in range(5))
+PAGE_BYTES = (4096, 8192, 16384, 32768, 65536)
 """Page sizes of Linux: x86 has 4 KiB, arm64 and ppc64 up to 64 KiB."""
 
 _SIGNATURE_BYTES = 10

@@ -65,7 +65,7 @@ class Parts(NamedTuple):
     store: CrashStore
 
 
-def _parts(world: World) -> Parts:
+def parts_of(world: World) -> Parts:
     device, journal = CrashDevice(world), CrashJournal(world)
     return Parts(world, device, journal, CrashStore(world))
 
@@ -110,19 +110,19 @@ def _rekey(parts: Parts) -> None:
     run(parts.device, parts.journal, work)
 
 
-def _done(world: World, action) -> World:  # noqa: ANN001 - one of the three
-    action(_parts(world))
+def done(world: World, action) -> World:  # noqa: ANN001 - one of the three
+    action(parts_of(world))
     return world
 
 
 def _sealed_world() -> World:
-    world = _done(World(PLAIN), _seal)
+    world = done(World(PLAIN), _seal)
     after = World(bytes(world.content["image"]))
     after.manifests = list(world.manifests)
     return after
 
 
-def _start(name: str) -> World:
+def start(name: str) -> World:
     return World(PLAIN) if name == "seal" else _sealed_world()
 
 
@@ -135,9 +135,9 @@ class Outcome(NamedTuple):
     leaks: int
 
 
-def _recovered(world: World) -> bytes | None:
+def recovered(world: World) -> bytes | None:
     """The image after recovery, or None where recovery refused."""
-    parts = _parts(world)
+    parts = parts_of(world)
     try:
         recover(parts.device, parts.journal)
         recover(parts.device, parts.journal)  # I8
@@ -163,23 +163,23 @@ def enumerate_crashes(name: str, drop: int | None = None) -> Outcome:
     """Crash at every operation; return states, wrong ones, leaks."""
     rng = random.Random(1)
     action = ACTIONS[name]
-    before = bytes(_start(name).content["image"])
-    after = bytes(_done(_start(name), action).current("image"))
-    total = _done(_start(name), action).operations
+    before = bytes(start(name).content["image"])
+    after = bytes(done(start(name), action).current("image"))
+    total = done(start(name), action).operations
     states = wrong = leaks = 0
     for stop in range(total + 1):
-        world = _start(name)
+        world = start(name)
         world.crash_after, world.drop_sync = stop, drop
         finished = True
         try:
-            action(_parts(world))
+            action(parts_of(world))
         except PowerCutError:
             finished = False
         for found in world.crash_states(rng, SAMPLES):
             states += 1
             leaks += _leaks(found)
             hot = CrashJournal(found).exists()
-            image = _recovered(found)
+            image = recovered(found)
             allowed = (after,) if finished else (before, after)
             wrong += image not in allowed or (finished and hot)
             wrong += not _can_be_opened(found, image)
@@ -222,22 +222,22 @@ def test_each_missing_sync_is_noticed(name: str, drop: int) -> None:
 @pytest.mark.parametrize("name", ACTIONS)
 def test_there_are_five_syncs(name: str) -> None:
     """So that the mutants above are all of them."""
-    assert _done(_start(name), ACTIONS[name]).syncs == 5
+    assert done(start(name), ACTIONS[name]).syncs == 5
 
 
 @pytest.mark.parametrize("name", ACTIONS)
 def test_a_crash_in_recovery_is_recovered(name: str) -> None:
     """I8: recovery may be cut at any operation and run again."""
     rng = random.Random(3)
-    before = bytes(_start(name).content["image"])
-    after = bytes(_done(_start(name), ACTIONS[name]).current("image"))
-    total = _done(_start(name), ACTIONS[name]).operations
+    before = bytes(start(name).content["image"])
+    after = bytes(done(start(name), ACTIONS[name]).current("image"))
+    total = done(start(name), ACTIONS[name]).operations
     checked = 0
     for stop in range(total // 2, total, 3):
-        world = _start(name)
+        world = start(name)
         world.crash_after = stop
         with pytest.raises(PowerCutError):
-            ACTIONS[name](_parts(world))
+            ACTIONS[name](parts_of(world))
         for found in world.crash_states(rng, 2):
             checked += _cut_recovery(found, rng, (before, after))
     assert checked > 50
@@ -251,12 +251,12 @@ def _cut_recovery(
     while True:
         again = next(found.crash_states(rng, 1))
         again.crash_after = again.operations + cut
-        parts = _parts(again)
+        parts = parts_of(again)
         try:
             recover(parts.device, parts.journal)
         except PowerCutError:
             for state in again.crash_states(rng, 2):
-                assert _recovered(state) in allowed
+                assert recovered(state) in allowed
                 checked += 1
             cut += 7
         else:
@@ -266,7 +266,7 @@ def _cut_recovery(
 def test_a_journal_that_returns_after_use_overwrites_nothing() -> None:
     """Its removal was lost, the guest has written since: dropped."""
     world = _sealed_world()
-    parts = _parts(world)
+    parts = parts_of(world)
     kept: dict[str, bytearray] = {}
     remove = parts.journal.remove
 
@@ -281,4 +281,4 @@ def test_a_journal_that_returns_after_use_overwrites_nothing() -> None:
     world.content["image"] = used
     world.content["zombie"] = kept["journal"]
     world.names["journal"] = "zombie"
-    assert _recovered(world) == bytes(used)
+    assert recovered(world) == bytes(used)

@@ -225,6 +225,10 @@ class CrashJournal:
         inode = self.world.current_names()["journal"]
         return bytes(self.world.current(inode)[offset:][:length])
 
+    def sync_published(self) -> None:
+        self.world.sync(self.world.current_names()["journal"])
+        self.world.sync_directory()
+
     def remove(self) -> None:
         self.world.rename("journal", None)
         self.world.sync_directory()

@@ -35,8 +35,11 @@ _VERSION = 1
 _HEAD = struct.Struct("<8sIQQ32s")
 PAYLOAD_AT = 4096
 MAX_INDEX_BYTES = 1 << 30
+_MAX_PLACE = 1 << 62
+"""More than any file holds; beyond it pread(2) takes no offset."""
 _WHAT = "seal journal"
 _CHUNK = 1 << 20
+_SECTOR_SIZES = (512, 4096)
 
 
 class JournalFiles(Protocol):
@@ -81,6 +84,14 @@ class JournalFiles(Protocol):
 
     def read(self, offset: int, length: int) -> bytes:
         """Read up to ``length`` bytes of the published journal."""
+        ...
+
+    def sync_published(self) -> None:
+        """Make the published journal and its name durable.
+
+        Who was killed in :meth:`publish`, or who copied it here, may have
+        left it in the page cache only.
+        """
         ...
 
     def remove(self) -> None:
@@ -213,15 +224,18 @@ class HotJournal:
         magic, version, place, length, digest = _HEAD.unpack(head)
         if magic != _MAGIC or version != _VERSION:
             raise self._corrupt("its head is not one of this version")
-        if not 0 < length <= MAX_INDEX_BYTES:
+        if not 0 < length <= MAX_INDEX_BYTES or place >= _MAX_PLACE:
             raise self._corrupt("its index is out of range")
         body = self._files.read(place, length)
         if hashlib.sha256(body).digest() != digest:
             raise self._corrupt("its index was changed")
         try:
-            return _index_from(decode(body, what=_WHAT))
+            index, payload = _index_from(decode(body, what=_WHAT))
         except SchemaError as err:
             raise self._corrupt("its index is not well formed") from err
+        if PAYLOAD_AT + sum(size for _, size in index.records) != place:
+            raise self._corrupt("its records do not fill it")
+        return index, payload
 
     def records(self) -> Iterator[tuple[int, bytes]]:
         """Yield (offset on the disk, bytes), in pieces of at most 1 MiB."""
@@ -247,7 +261,9 @@ def _index_from(record: object) -> tuple[JournalIndex, bytes]:
     pairs = np.frombuffer(column, "<u8").reshape(-1, 2).tolist()
     size = field(record, "disk_bytes", int, what=_WHAT)
     records = tuple((offset, length) for offset, length in pairs)
-    _require_disjoint(records, size)
+    if len(take("sealed_lba0")) not in _SECTOR_SIZES:
+        raise SchemaError("LBA 0 has a wrong length")
+    _require_disjoint(records, len(take("sealed_lba0")), size)
     index = JournalIndex(
         context=SealContext.unpack(packed),
         disk_bytes=size,
@@ -258,9 +274,10 @@ def _index_from(record: object) -> tuple[JournalIndex, bytes]:
     return index, take("payload")
 
 
-def _require_disjoint(records: tuple[tuple[int, int], ...], size: int) -> None:
-    """Check I2: disjoint, inside the disk."""
-    end = 0
+def _require_disjoint(
+    records: tuple[tuple[int, int], ...], end: int, size: int
+) -> None:
+    """Check I2: disjoint, inside the disk, behind LBA 0 (up to ``end``)."""
     for offset, length in sorted(records):
         if offset < end or length == 0 or offset + length > size:
             raise SchemaError("records overlap or lie outside the disk")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from vmsec.errors import ImageFullError
@@ -117,12 +119,30 @@ class FileJournal:
     def read(self, offset: int, length: int) -> bytes:
         """Read up to ``length`` bytes of the published journal."""
         try:
-            if self._fd < 0:
-                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-                self._fd = os.open(self.path, flags)
-            return os.pread(self._fd, length, offset)
+            return os.pread(self._opened(), length, offset)
         except OSError as err:
             raise storage_error("read", self.name, err) from err
+
+    def _opened(self) -> int:
+        """Return the descriptor of the published journal.
+
+        Whoever may write beside the image may have put a FIFO there: it is
+        neither followed nor waited for.
+        """
+        if self._fd < 0:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            self._fd = os.open(self.path, flags)
+            if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+        return self._fd
+
+    def sync_published(self) -> None:
+        """Make the published journal and its name durable."""
+        try:
+            os.fdatasync(self._opened())
+            self._sync_directory()
+        except OSError as err:
+            raise storage_error("sync", self.name, err) from err
 
     def remove(self) -> None:
         """Remove the published journal and sync the directory."""

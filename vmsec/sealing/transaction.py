@@ -214,13 +214,28 @@ def recover(device: BlockDevice, files: JournalFiles) -> Recovery:
         return Recovery.NONE
     journal = HotJournal(files)
     replay = _must_replay(device, files.name, journal.index)
+    files.sync_published()
+    _settle_lba0(device, journal.index, replay=replay)
     if replay:
-        device.write_at(0, journal.index.sealed_lba0)
         for offset, data in journal.records():
             device.write_at(offset, data)
         device.sync()
     files.remove()
     return Recovery.REPLAYED if replay else Recovery.DISCARDED
+
+
+def _settle_lba0(
+    device: BlockDevice, index: JournalIndex, *, replay: bool
+) -> None:
+    """Make durable by what it was decided, before anything depends on it.
+
+    Who was killed, or got an error from a sync, left an LBA 0 that may be in
+    the page cache only. It is written again, because a failed sync calls its
+    pages clean.
+    """
+    mark = index.sealed_lba0
+    device.write_at(0, mark if replay else device.read_at(0, len(mark)))
+    device.sync()
 
 
 def _must_replay(device: BlockDevice, name: str, index: JournalIndex) -> bool:

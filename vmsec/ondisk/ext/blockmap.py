@@ -68,8 +68,7 @@ class BlockMap:
             raise _corrupt("an inode's extent-tree root is not one")
         table = words[:, layout.EXTENT_WORDS :].reshape(len(words), room, 3)
         used = np.arange(room) < entries[:, None]
-        if kind is not None:
-            self._add_extents(table[used & (depth == 0)[:, None]], kind)
+        self._add_extents(table[used & (depth == 0)[:, None]], kind)
         inner = used & (depth > 0)[:, None]
         children = _child_blocks(table[inner])
         self._runs.add(children, 1, _TREE)
@@ -91,13 +90,12 @@ class BlockMap:
         Raises:
             CorruptImageError: A map contradicts itself.
         """
-        if kind is not None:
-            direct = words[:, : layout.DIRECT_POINTERS]
-            self._runs.add(direct[direct != 0], 1, kind)
+        direct = words[:, : layout.DIRECT_POINTERS]
+        self._add_pointers(direct[direct != 0], kind)
         todo: list[tuple[int, int]] = []
         for column, level in layout.INDIRECT_COLUMNS:
             blocks = words[:, column][words[:, column] != 0]
-            self._runs.add(blocks.astype(np.int64), 1, _TREE)
+            self._runs.add(blocks, 1, _TREE)
             if level > 1 or kind is not None:
                 todo += [(block, level) for block in blocks.tolist()]
         self._walk_pointers(todo[::-1], kind)
@@ -113,8 +111,7 @@ class BlockMap:
             block, depth = todo.pop()
             table = _read_node(self._read(block), block, depth)
             if depth == 0:
-                if kind is not None:
-                    self._add_extents(table, kind)
+                self._add_extents(table, kind)
                 continue
             children = _child_blocks(table)
             self._runs.add(children, 1, _TREE)
@@ -134,16 +131,26 @@ class BlockMap:
             pointers = self._read(block)
             pointers = pointers[pointers != 0]
             if level == 1:
-                if kind is not None:
-                    self._runs.add(pointers, 1, kind)
+                self._add_pointers(pointers, kind)
                 continue
             self._runs.add(pointers, 1, _TREE)
             if level > 2 or kind is not None:
                 below = pointers[::-1].tolist()
                 todo += [(child, level - 1) for child in below]
 
-    def _add_extents(self, table: Uint32Array, kind: MetadataClass) -> None:
-        """Add the blocks of extents: rows of three words."""
+    def _add_pointers(
+        self, blocks: Uint32Array, kind: MetadataClass | None
+    ) -> None:
+        """Add single data blocks, unless their class is to stay out."""
+        if kind is not None:
+            self._runs.add(blocks, 1, kind)
+
+    def _add_extents(
+        self, table: Uint32Array, kind: MetadataClass | None
+    ) -> None:
+        """Add extents (rows of three words), unless they are to stay out."""
+        if kind is None:
+            return
         length = (table[:, 1] & 0xFFFF).astype(np.int64)
         unwritten = length > layout.MAX_EXTENT_BLOCKS
         length -= unwritten * layout.MAX_EXTENT_BLOCKS

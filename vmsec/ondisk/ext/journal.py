@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 MAX_JOURNAL_BLOCKS: Final = 1 << 20
 """Four times the most that mke2fs chooses by itself."""
 
-MAX_REVOKED: Final = 1 << 22
-"""Revoked blocks in one journal: 16 GiB of freed metadata, 4 KiB each."""
+MAX_REVOKED: Final = 1 << 20
+"""Revoked blocks in one journal: 4 GiB of freed metadata, 4 KiB each."""
 
 _MAGIC = 0xC03B3998
 _MAGIC_BYTES = _MAGIC.to_bytes(4, "big")
@@ -182,9 +182,12 @@ def _apply(
         replay.updates[block] = (sequence, log_block, escaped)
     for block in revoked:
         replay.revoked[block] = sequence
-    require_limit(
-        len(replay.revoked), MAX_REVOKED, "the number of revoked blocks"
-    )
+    _require_few(len(replay.revoked))
+
+
+def _require_few(revoked: int) -> None:
+    """Bound the memory for revocations."""
+    require_limit(revoked, MAX_REVOKED, "the number of revoked blocks")
 
 
 def _is_revoked(replay: _Replay, block: int, sequence: int) -> bool:
@@ -254,6 +257,7 @@ class _Log:
                     at, left = _step(ring, at), left - 1
             elif kind == _REVOKE:
                 revoked.update(_revocations(data, ring.incompat))
+                _require_few(len(revoked))
             elif kind == _COMMIT:
                 yield sequence, updates, revoked
                 sequence, updates, revoked = (sequence + 1) % 2**32, {}, set()

@@ -15,7 +15,7 @@ from vmsec.ondisk.extent import Extent, MetadataClass
 from vmsec.ondisk.limits import require_limit
 
 if TYPE_CHECKING:
-    from vmsec.ondisk.ext.layout import Int64Array
+    from vmsec.ondisk.ext.layout import Int64Array, Uint32Array
 
 MAX_RUNS: Final = 1 << 23
 """Runs of metadata blocks on one volume: 8 million directories, each in
@@ -44,7 +44,7 @@ class RunCollector:
 
     def add(
         self,
-        start: Int64Array | int,
+        start: Int64Array | Uint32Array | int,
         count: Int64Array | int,
         kind: MetadataClass,
     ) -> None:

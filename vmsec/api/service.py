@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from vmsec.conf.api import APISettings
 
 
+QUESTION_SECONDS = 45.0
+"""For what an agent answers without touching a disk. Its TPM may have to be
+waited for, 30 s by default."""
+
+
 class APIService:
     """Serves the API until it is stopped.
 
@@ -31,7 +36,8 @@ class APIService:
     ) -> None:
         services = Services(
             kmc=KMCClient(transport, kmc_timeout_seconds),
-            agent=lambda node: AgentClient(
+            agent=lambda node: AgentClient(transport, node, QUESTION_SECONDS),
+            worker=lambda node: AgentClient(
                 transport, node, settings.agent_timeout_seconds
             ),
         )

@@ -70,7 +70,7 @@ class VMActions:
         """
         request.require_uuid(vm, "vm")
         action = request.read_action(req, ACTIONS)
-        agent = self._services.agent(self._node_of(vm))
+        agent = self._services.require_worker(self._node_of(vm))
         if action == "rekey":
             self._services.kmc.key_rotate(vm)
         job = {

@@ -20,5 +20,6 @@ def api() -> testing.TestClient:
     services = Services(
         kmc=KMCClient(transport, SILENCE_SECONDS),
         agent=lambda node: AgentClient(transport, node, SILENCE_SECONDS),
+        worker=lambda node: AgentClient(transport, node, SILENCE_SECONDS),
     )
     return testing.TestClient(create_app(services))

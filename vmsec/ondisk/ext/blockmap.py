@@ -24,7 +24,7 @@ from vmsec.ondisk.extent import MetadataClass
 
 if TYPE_CHECKING:
     from vmsec.ondisk.ext.layout import Int64Array, Uint32Array
-    from vmsec.ondisk.ext.runs import RunCollector
+    from vmsec.ondisk.runs import RunCollector
     from vmsec.ondisk.source import BlockSource
 
 _TREE = MetadataClass.EXTENT_TREE

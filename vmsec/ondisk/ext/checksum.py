@@ -14,31 +14,24 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
+from vmsec.ondisk.crc32c import START as CRC32C_START
+from vmsec.ondisk.crc32c import TABLE as CRC32C_TABLE
+from vmsec.ondisk.crc32c import crc32c, remainders
+
 if TYPE_CHECKING:
     from vmsec.ondisk.ext.layout import Uint32Array
 
-CRC32C_START: Final = 0xFFFFFFFF
+__all__ = [
+    "CRC16_START",
+    "CRC16_TABLE",
+    "CRC32C_START",
+    "CRC32C_TABLE",
+    "checksum_rows",
+    "crc32c",
+]
+
 CRC16_START: Final = 0xFFFF
-
-
-def _table(polynomial: int) -> Uint32Array:
-    """Return the 256 remainders of a reflected polynomial."""
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = np.where(table & 1, table >> 1 ^ polynomial, table >> 1)
-    return table.astype(np.uint32)
-
-
-CRC32C_TABLE: Final = _table(0x82F63B78)
-CRC16_TABLE: Final = _table(0xA001)
-_CRC32C_LIST = CRC32C_TABLE.tolist()
-
-
-def crc32c(value: int, data: bytes) -> int:
-    """Continue a CRC-32C from ``value`` over ``data``; not inverted."""
-    for byte in data:
-        value = _CRC32C_LIST[(value ^ byte) & 0xFF] ^ value >> 8
-    return value
+CRC16_TABLE: Final = remainders(0xA001)
 
 
 def checksum_rows(

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from vmsec.ondisk.ext.layout import BoolArray, Int64Array, RecordArray
-    from vmsec.ondisk.ext.runs import RunCollector
     from vmsec.ondisk.ext.superblock import Superblock
+    from vmsec.ondisk.runs import RunCollector
     from vmsec.ondisk.source import BlockSource
 
 

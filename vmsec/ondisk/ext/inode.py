@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from vmsec.ondisk.ext.blockmap import BlockMap
     from vmsec.ondisk.ext.groups import GroupTable
     from vmsec.ondisk.ext.layout import BoolArray, Int64Array, RecordArray
-    from vmsec.ondisk.ext.runs import RunCollector
     from vmsec.ondisk.ext.superblock import Superblock
+    from vmsec.ondisk.runs import RunCollector
     from vmsec.ondisk.source import BlockSource
 
 READ_BYTES = 4 * MIB

@@ -40,9 +40,9 @@ from vmsec.ondisk.ext.journal import (
     ReplayedSource,
     replay_journal,
 )
-from vmsec.ondisk.ext.runs import RunCollector
 from vmsec.ondisk.ext.superblock import Superblock, parse_superblock
 from vmsec.ondisk.extent import MetadataClass, VolumeMap
+from vmsec.ondisk.runs import RunCollector
 
 if TYPE_CHECKING:
     from vmsec.ondisk.source import BlockSource
@@ -90,6 +90,7 @@ def _collector(sb: Superblock) -> RunCollector:
         block_bytes=sb.block_bytes,
         first_block=sb.first_data_block,
         block_count=sb.block_count,
+        checker="e2fsck",
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vmsec.errors import CorruptImageError, LimitExceededError
-from vmsec.ondisk.ext import runs as module
+from vmsec.ondisk import runs as module
 from vmsec.ondisk.ext.checksum import (
     CRC16_START,
     CRC16_TABLE,
@@ -18,14 +18,19 @@ from vmsec.ondisk.ext.checksum import (
     checksum_rows,
     crc32c,
 )
-from vmsec.ondisk.ext.runs import RunCollector
 from vmsec.ondisk.extent import Extent, ExtentBuilder, MetadataClass
+from vmsec.ondisk.runs import RunCollector
 
 KINDS = list(MetadataClass)[:4]
 
 
 def collector(count: int = 1000, first: int = 0) -> RunCollector:
-    return RunCollector(block_bytes=512, first_block=first, block_count=count)
+    return RunCollector(
+        block_bytes=512,
+        first_block=first,
+        block_count=count,
+        checker="fsck",
+    )
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -79,7 +84,7 @@ def test_nothing_gives_nothing() -> None:
     [(1000, 1), (999, 2), (0, 1001), (-1, 1), (4, 1), (2**47, 1), (9, -1)],
 )
 def test_run_outside_the_volume_is_refused(start: int, count: int) -> None:
-    with pytest.raises(CorruptImageError, match="e2fsck"):
+    with pytest.raises(CorruptImageError, match="fsck in the guest"):
         collector(first=5).add(start, count, KINDS[0])
 
 

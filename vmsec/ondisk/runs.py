@@ -15,7 +15,10 @@ from vmsec.ondisk.extent import Extent, MetadataClass
 from vmsec.ondisk.limits import require_limit
 
 if TYPE_CHECKING:
-    from vmsec.ondisk.ext.layout import Int64Array, Uint32Array
+    import numpy.typing as npt
+
+    Int64Array = npt.NDArray[np.int64]
+    Uint32Array = npt.NDArray[np.uint32]
 
 MAX_RUNS: Final = 1 << 23
 """Runs of metadata blocks on one volume: 8 million directories, each in
@@ -29,15 +32,21 @@ class RunCollector:
     """Runs of blocks of one volume, each checked against its size.
 
     Args:
-        block_bytes: Size of a block.
+        block_bytes: Size of a block; 1 where places are given in bytes.
         first_block: First block that may be pointed at.
         block_count: Blocks of the volume.
+        checker: The tool that repairs such a volume, for the operator.
     """
 
     def __init__(
-        self, *, block_bytes: int, first_block: int, block_count: int
+        self,
+        *,
+        block_bytes: int,
+        first_block: int,
+        block_count: int,
+        checker: str,
     ) -> None:
-        self._block_bytes = block_bytes
+        self._block_bytes, self._checker = block_bytes, checker
         self._first, self._count = first_block, block_count
         self._parts: list[tuple[Int64Array, Int64Array, int]] = []
         self._runs = 0
@@ -69,9 +78,9 @@ class RunCollector:
         if wrong.any():
             at = int(np.argmax(wrong))
             raise CorruptImageError(
-                f"ext: {kind} blocks {starts[at]} (+{counts[at]}) lie outside "
-                f"blocks {self._first} to {self._count - 1}; run e2fsck in "
-                "the guest first"
+                f"{kind} blocks {starts[at]} (+{counts[at]}) lie outside "
+                f"blocks {self._first} to {self._count - 1}; run "
+                f"{self._checker} in the guest first"
             )
         self._keep(
             starts * self._block_bytes, counts * self._block_bytes, kind

@@ -22,6 +22,7 @@ from vmsec.ondisk.ext import is_ext, map_ext
 from vmsec.ondisk.fat import is_fat, map_fat
 from vmsec.ondisk.ntfs import is_ntfs, map_ntfs
 from vmsec.ondisk.swap import is_swap, map_swap
+from vmsec.ondisk.xfs import is_xfs, map_xfs
 from vmsec.units import MIB
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Probe(NamedTuple):
 
 PROBES = (
     Probe("ext", is_ext, map_ext),
+    Probe("xfs", is_xfs, map_xfs),
     Probe("ntfs", is_ntfs, map_ntfs),
     Probe("exfat", is_exfat, map_exfat),
     Probe("fat", is_fat, map_fat),

@@ -9,6 +9,7 @@
 #        RABBITMQCTL (a program that speaks to this node) in its environment.
 #        Without COMMAND the node runs until Ctrl-C.
 # Needs: Debian package rabbitmq-server (3.10 in Debian 12), python3. Root or not.
+# shellcheck disable=SC1091  # its environment is written here
 set -euo pipefail
 
 dir=$(mktemp -d)
@@ -45,7 +46,7 @@ exec /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmqctl -n $node "\$@"
 CTL
 chmod +x "$dir/rabbitmqctl"
 
-epmd_pid= wrapper_pid=
+epmd_pid='' wrapper_pid=''
 cleanup() {
     if [ -s "$dir/pid" ]; then kill "$(cat "$dir/pid")" 2>/dev/null || true; fi
     if [ -n "$wrapper_pid" ]; then wait "$wrapper_pid" 2>/dev/null || true; fi

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import pathlib
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,8 @@ autoprogram_cliff_application = "vmsec"
 
 def _write_api_pages(_app: Sphinx) -> None:
     """One page per package of the product, made anew for every build."""
+    pages = HERE / "contributor" / "api"
+    shutil.rmtree(pages, ignore_errors=True)
     write_api_pages(
         [
             "--force",
@@ -83,7 +86,7 @@ def _write_api_pages(_app: Sphinx) -> None:
             "--no-toc",
             "--module-first",
             "--output-dir",
-            str(HERE / "contributor" / "api"),
+            str(pages),
             str(HERE.parents[1] / "vmsec"),
             str(HERE.parents[1] / "vmsec" / "kmc" / "migrations"),
         ]

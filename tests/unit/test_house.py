@@ -32,6 +32,10 @@ WRITERS = {
     "sealing/imagelock.py": "opens images to lock them, writes nothing",
     "sealing/qemuexport.py": "the log and mount point of a daemon, temporary",
     "cmd/rolelock.py": "lock files; their content is for people only",
+    "agent/selftest.py": "a scratch file on which image locks are tried",
+    "kmc/store/database.py": "makes SQLite's file, empty and 0600",
+    "tpm/manufacture.py": "a lock file",
+    "tpm/swtpm.py": "a lock file and the daemon's log",
     "agent/hookwire.py": "a stamp that may be lost; standard library only",
 }
 """Modules that may open files for writing themselves (V103)."""

@@ -12,6 +12,7 @@ import pytest
 from tests.support.images import Store, digest, seal
 from vmsec.sealing import journalfile
 from vmsec.sealing.header import parse_header
+from vmsec.sealing.journal import HotJournal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,3 +83,21 @@ def hot_journal(disk: Path, store: Store, journal: Path) -> None:
         patch.setattr(journalfile.FileJournal, "remove", keep)
         seal(disk, store)
     journal.write_bytes(kept[0])
+
+
+def half_sealed(
+    disk: Path, plain: Path, store: Store, journal: Path
+) -> list[int]:
+    """Seal, as if it had been killed in the middle: every other record.
+
+    Returns:
+        Where the records are that are still plain.
+    """
+    hot_journal(disk, store, journal)
+    records = HotJournal(journalfile.FileJournal(journal)).index.records
+    with plain.open("rb") as before, disk.open("r+b") as file:
+        for offset, length in records[1::2]:
+            before.seek(offset)
+            file.seek(offset)
+            file.write(before.read(length))
+    return [offset for offset, _ in records[1::2]]

@@ -27,7 +27,7 @@ from vmsec.encoding import decode, encode, field
 from vmsec.errors import JournalCorruptError, SchemaError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
 _MAGIC = b"\x93vmsecJ\n"
@@ -105,7 +105,8 @@ class JournalIndex(NamedTuple):
     ``context`` names the seal whose ciphertext it holds; ``sealed_lba0`` is
     that seal's mark; ``other_lba0`` is the SHA-256 of what LBA 0 holds on the
     other side of the change (plain, or the older mark at a re-key);
-    ``records`` are (offset on the disk, length), disjoint.
+    ``records`` are (offset on the disk, length), disjoint; ``other_records``
+    is the SHA-256 of what all of them hold on the other side.
     """
 
     context: SealContext
@@ -113,6 +114,7 @@ class JournalIndex(NamedTuple):
     sealed_lba0: bytes
     other_lba0: bytes
     records: tuple[tuple[int, int], ...]
+    other_records: bytes
 
     def encode(self, payload_digest: bytes) -> bytes:
         """Return the index as stored."""
@@ -124,6 +126,7 @@ class JournalIndex(NamedTuple):
                 "sealed_lba0": self.sealed_lba0,
                 "other_lba0": self.other_lba0,
                 "records": column.tobytes(),
+                "other_records": self.other_records,
                 "payload": payload_digest,
             }
         )
@@ -132,7 +135,7 @@ class JournalIndex(NamedTuple):
 class JournalWriter:
     """Writes a draft record by record and publishes it.
 
-    The payload's digest is taken by a thread beside the I/O.
+    The digests are taken by a thread beside the I/O.
 
     Args:
         files: Where it goes.
@@ -143,19 +146,22 @@ class JournalWriter:
         files.create_draft(PAYLOAD_AT + expected_bytes + (1 << 20))
         self._files, self._end = files, PAYLOAD_AT
         self._parts: list[memoryview] = []
+        self._others: list[bytes] = []
         self._flushed = PAYLOAD_AT
-        self._digest = hashlib.sha256()
+        self._digest, self._other_digest = hashlib.sha256(), hashlib.sha256()
         self._hasher = ThreadPoolExecutor(1, "journal-digest")
         self._last: Future[None] | None = None
         self.records: list[tuple[int, int]] = []
 
-    def append(self, offset: int, data: memoryview) -> int:
+    def append(self, offset: int, data: memoryview, other: memoryview) -> int:
         """Add a record; return where its bytes lie in the journal.
 
-        ``data`` must not change afterwards.
+        ``data`` must not change afterwards. ``other``, as long, is what the
+        disk holds there on the other side; only its digest is kept.
         """
         place = self._end
         self._parts.append(data)
+        self._others.append(bytes(other))
         self.records.append((offset, len(data)))
         self._end += len(data)
         if self._end - self._flushed >= _CHUNK:
@@ -164,13 +170,17 @@ class JournalWriter:
 
     def _flush(self) -> None:
         """Write what was gathered: many records are one block long."""
-        data = b"".join(self._parts)
-        self._last = self._hasher.submit(self._digest.update, data)
+        data, other = b"".join(self._parts), b"".join(self._others)
+        self._hasher.submit(self._digest.update, data)
+        self._last = self._hasher.submit(self._other_digest.update, other)
         self._files.write_draft(self._flushed, data)
-        self._parts, self._flushed = [], self._end
+        self._parts, self._others, self._flushed = [], [], self._end
 
-    def commit(self, index: JournalIndex) -> None:
+    def commit(self, index: Callable[[bytes], JournalIndex]) -> None:
         """Finish, sync and publish the journal: from here on it is hot.
+
+        Args:
+            index: Makes the index; it gets the digest of the other side.
 
         Crash:
             Before the rename is durable there is at most a draft, which
@@ -179,7 +189,8 @@ class JournalWriter:
         self._flush()
         if self._last is not None:
             self._last.result()
-        body = index.encode(self._digest.digest())
+        other = self._other_digest.digest()
+        body = index(other).encode(self._digest.digest())
         self._files.write_draft(self._end, body)
         digest = hashlib.sha256(body).digest()
         head = _HEAD.pack(_MAGIC, _VERSION, self._end, len(body), digest)
@@ -270,6 +281,7 @@ def _index_from(record: object) -> tuple[JournalIndex, bytes]:
         sealed_lba0=take("sealed_lba0"),
         other_lba0=take("other_lba0"),
         records=records,
+        other_records=take("other_records"),
     )
     return index, take("payload")
 

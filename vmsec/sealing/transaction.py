@@ -2,7 +2,8 @@
 
 LBA 0 is the commit record. The journal holds ciphertext in both directions,
 and one rule serves both: **it is replayed if and only if LBA 0 holds the mark
-that the journal names** (or is torn). So:
+that the journal names** (or is torn: what that means, and why it is more than
+"unknown", stands at :func:`_must_replay`). So:
 
 * sealing and re-keying (the journal holds the new bytes): J1, J2 the journal
   is durable; J3 LBA 0 gets the mark, J4 sync; then the other records, J4
@@ -45,6 +46,9 @@ HELD_BYTES = 96 << 20
 back from the journal."""
 
 
+_CHUNK = 1 << 20
+
+
 class Direction(enum.Enum):
     """Which way a transaction goes."""
 
@@ -53,11 +57,16 @@ class Direction(enum.Enum):
 
 
 class Piece(NamedTuple):
-    """One record: what the journal gets and what the disk gets."""
+    """One record: what the journal gets and what the disk gets.
+
+    ``other`` is what the disk holds on the side that is not journalled; it
+    is valid until the next piece is taken.
+    """
 
     offset: int
     journalled: memoryview
     written: memoryview
+    other: memoryview
 
 
 class Marks(NamedTuple):
@@ -115,7 +124,9 @@ def run(device: BlockDevice, files: JournalFiles, work: Work) -> None:
         writer = JournalWriter(files, work.expected_bytes)
         held = _journal(writer, work)
         marks = work.settle()
-        writer.commit(_index(device, marks, writer.records))
+        writer.commit(
+            lambda other: _index(device, marks, writer.records, other)
+        )
     except BaseException:
         if not files.exists():
             files.discard_draft()
@@ -144,7 +155,7 @@ def _journal(writer: JournalWriter, work: Work) -> list[_Held]:
     """J1: journal every piece, keeping what fits into memory."""
     held, room = [], HELD_BYTES
     for piece in work.pieces():
-        place = writer.append(piece.offset, piece.journalled)
+        place = writer.append(piece.offset, piece.journalled, piece.other)
         length = len(piece.written)
         keep = piece.written if length <= room else None
         room -= length if keep is not None else 0
@@ -153,7 +164,10 @@ def _journal(writer: JournalWriter, work: Work) -> list[_Held]:
 
 
 def _index(
-    device: BlockDevice, marks: Marks, records: list[tuple[int, int]]
+    device: BlockDevice,
+    marks: Marks,
+    records: list[tuple[int, int]],
+    other_records: bytes,
 ) -> JournalIndex:
     return JournalIndex(
         context=marks.context,
@@ -161,6 +175,7 @@ def _index(
         sealed_lba0=marks.sealed,
         other_lba0=hashlib.sha256(marks.other).digest(),
         records=tuple(records),
+        other_records=other_records,
     )
 
 
@@ -241,6 +256,11 @@ def _settle_lba0(
 def _must_replay(device: BlockDevice, name: str, index: JournalIndex) -> bool:
     """Decide by LBA 0; I6.
 
+    In both directions LBA 0 is written while all records are durably on the
+    other side. So it is torn only if all of them are; anything else that is
+    not known in LBA 0 (a file system without boot record, a volume header)
+    is another disk's, or was written by a guest since, and is left alone.
+
     Raises:
         StaleJournalError: The disk is none of the journal's.
     """
@@ -255,8 +275,18 @@ def _must_replay(device: BlockDevice, name: str, index: JournalIndex) -> bool:
         return True
     if hashlib.sha256(lba0).digest() == index.other_lba0:
         return False
-    # Torn, or another disk at the same path: a torn sector is neither a mark
-    # nor a boot record nor empty.
-    if is_marked(lba0) or lba0[510:512] == b"\x55\xaa" or not any(lba0):
+    # A boot record or nothing was written by somebody: that is not torn.
+    whole = lba0[510:512] == b"\x55\xaa" or not any(lba0)
+    if (whole and not is_marked(lba0)) or not _is_other_side(device, index):
         raise stale
     return True
+
+
+def _is_other_side(device: BlockDevice, index: JournalIndex) -> bool:
+    """Whether every record holds what it holds on the other side."""
+    digest = hashlib.sha256()
+    for offset, length in index.records:
+        for done in range(0, length, _CHUNK):
+            size = min(_CHUNK, length - done)
+            digest.update(device.read_at(offset + done, size))
+    return digest.digest() == index.other_records

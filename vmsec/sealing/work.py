@@ -7,6 +7,7 @@ the steps of the design's flows (DESIGN 3.8).
 from __future__ import annotations
 
 import hashlib
+import hmac
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmsec.crypto.aead import TAG_BYTES, ExtentCipher, TagError
@@ -68,14 +69,16 @@ class _Sealing:
         del offset
         return journalled
 
-    def _encrypt(self, extent: Extent, plain: memoryview) -> Piece:
+    def _encrypt(
+        self, extent: Extent, plain: memoryview, other: memoryview
+    ) -> Piece:
         out = memoryview(bytearray(extent.length + TAG_BYTES))
         cipher = self._cipher.extents
         cipher.encrypt_into(extent.offset, extent.kind, plain, out)
         body, tag = out[:-TAG_BYTES], bytes(out[-TAG_BYTES:])
         digest = cipher.digest(extent.offset, plain)
         self._sealed.append(SealedExtent(extent, tag, digest))
-        return Piece(extent.offset, body, body)
+        return Piece(extent.offset, body, body, other)
 
     def _finish(
         self, level: Level, lba0: bytes, place: tuple[int, int] | None
@@ -92,8 +95,9 @@ class _Sealing:
         )
         self.blob = write_blob(self.manifest, self._cipher.keys)
         if place:
-            padded = self.blob.ljust(place[1], b"\0")
-            yield Piece(place[0], memoryview(padded), memoryview(padded))
+            padded = memoryview(self.blob.ljust(place[1], b"\0"))
+            other = memoryview(self._device.read_at(*place))
+            yield Piece(place[0], padded, padded, other)
 
     def _mark(self, manifest: Manifest) -> bytes:
         embedded = NOT_EMBEDDED
@@ -174,7 +178,7 @@ class SealWork(_Sealing):
         """Yield the encrypted extents, then the manifest."""
         done, total = 0, sum(extent.length for extent in self._plan.extents)
         for extent, plain in read_nonzero(self._device, self._plan.extents):
-            yield self._encrypt(extent, plain)  # 1.7
+            yield self._encrypt(extent, plain, plain)  # 1.7
             done += extent.length
             self._progress(done, total)
         place = self._plan.find_place(blob_bytes(len(self._sealed)))
@@ -221,14 +225,16 @@ class UnsealWork:
         done, total = 0, self._manifest.sealed_bytes
         for extent in read_ahead(self._device, self._manifest.places()):
             item = self._tags[extent.offset]
-            sealed, plain = open_extent(self._device, self._cipher, item)
-            yield Piece(extent.offset, sealed[:-TAG_BYTES], plain)
+            found = open_either(self._device, self._cipher, item)
+            old = found.sealed[:-TAG_BYTES]
+            yield Piece(extent.offset, old, found.plain, found.plain)
             done += extent.length
             self._progress(done, total)
         offset, length = self._manifest.embedded_at
         if length:
             old = memoryview(self._device.read_at(offset, length))
-            yield Piece(offset, old, memoryview(bytes(length)))
+            zeros = memoryview(bytes(length))
+            yield Piece(offset, old, zeros, zeros)
 
     def settle(self) -> Marks:
         """Name LBA 0 before and after."""
@@ -283,8 +289,8 @@ class RekeyWork(_Sealing):
         done, total = 0, self._before.sealed_bytes
         items = iter(self._before.extents)
         for extent in read_ahead(self._device, self._before.places()):
-            _, plain = open_extent(self._device, self._old, next(items))
-            yield self._encrypt(extent, plain)
+            found = open_either(self._device, self._old, next(items))
+            yield self._encrypt(extent, found.plain, found.current)
             done += extent.length
             self._progress(done, total)
         place = self._before.embedded_at
@@ -315,6 +321,44 @@ def open_extent(
     device.read_into(item.extent.offset, sealed[:length])
     sealed[length:] = item.tag
     return sealed, _decrypt(cipher, item, sealed, device.name)
+
+
+class Opened(NamedTuple):
+    """One extent of a disk that may be half sealed.
+
+    ``current`` is what the disk holds; ``sealed`` the ciphertext and its tag.
+    """
+
+    current: memoryview
+    sealed: memoryview
+    plain: memoryview
+
+
+def open_either(
+    device: BlockDevice, cipher: Cipher, item: SealedExtent
+) -> Opened:
+    """Read one extent of a disk that may be half sealed.
+
+    Copied while a seal ran, or parted from its hot journal, a disk has the
+    mark and extents that are still plain: the manifest's keyed digest knows
+    them. Sealed again they give the same ciphertext: nothing new is
+    encrypted under their nonce, and no plaintext gets into the journal.
+
+    Raises:
+        IntegrityError: Neither sealed nor plain: wrong key or changed bytes.
+    """
+    try:
+        sealed, plain = open_extent(device, cipher, item)
+    except IntegrityError:
+        offset, length, kind = item.extent
+        plain = memoryview(device.read_at(offset, length))
+        digest = cipher.extents.digest(offset, plain)
+        if not hmac.compare_digest(digest, item.digest):
+            raise
+        sealed = memoryview(bytearray(length + TAG_BYTES))
+        cipher.extents.encrypt_into(offset, kind, plain, sealed)
+        return Opened(plain, sealed, plain)
+    return Opened(sealed[:-TAG_BYTES], sealed, plain)
 
 
 def _decrypt(

@@ -35,6 +35,18 @@ through the table one by one: a million, some seconds."""
 MAX_EXFAT_ENTRY_BYTES = 4 << 30
 """Directory entries in all: some hundred million, some seconds."""
 
+MAX_LVM_TEXT_BYTES = 4 << 20
+"""Ten thousand logical volumes; a metadata area has 1 MiB by default."""
+
+MAX_LVM_TOKENS = 1 << 20
+"""Words of a text: what 4 MiB of names and numbers have, a second or two."""
+
+MAX_LVM_DEPTH = 8
+"""Sections inside one another; LVM2 writes four."""
+
+MAX_LVM_PIECES = 1 << 20
+"""Runs that extents of striped volumes are cut into, in all."""
+
 
 def require_limit(value: int, limit: int, what: str) -> int:
     """Return ``value`` if it is between 0 and ``limit``.

@@ -12,7 +12,6 @@ A parser that says "unsupported" makes the volume unknown; one that says
 
 from __future__ import annotations
 
-import enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmsec.errors import UnsupportedFormatError
@@ -20,34 +19,20 @@ from vmsec.ondisk import magic
 from vmsec.ondisk.exfat import is_exfat, map_exfat
 from vmsec.ondisk.ext import is_ext, map_ext
 from vmsec.ondisk.fat import is_fat, map_fat
+from vmsec.ondisk.finding import Finding, Status
+from vmsec.ondisk.lvm import is_lvm, map_lvm
 from vmsec.ondisk.ntfs import is_ntfs, map_ntfs
 from vmsec.ondisk.swap import is_swap, map_swap
 from vmsec.ondisk.xfs import is_xfs, map_xfs
 from vmsec.units import MIB
+
+__all__ = ["Finding", "Status", "is_boot_sector", "probe_volume"]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vmsec.ondisk.extent import VolumeMap
     from vmsec.ondisk.source import BlockSource
-
-
-class Status(enum.StrEnum):
-    """What the planner may do with a partition."""
-
-    FILESYSTEM = "filesystem"
-    EMPTY = "empty"
-    UNKNOWN = "unknown"
-    ENCRYPTED = "encrypted"
-    CONTAINER = "container"
-
-
-class Finding(NamedTuple):
-    """The verdict on a volume; ``note`` is for the operator."""
-
-    status: Status
-    content: VolumeMap | None
-    note: str
 
 
 class Probe(NamedTuple):
@@ -58,11 +43,25 @@ class Probe(NamedTuple):
     map_volume: Callable[[BlockSource], VolumeMap]
 
 
+def _map_lvm(source: BlockSource) -> VolumeMap:
+    return map_lvm(source, _probe_logical_volume)
+
+
+def _probe_logical_volume(source: BlockSource) -> Finding:
+    """Say what a logical volume holds; LVM2 in it is not followed."""
+    if is_lvm(source):
+        return Finding(
+            Status.UNKNOWN, None, "a physical volume of LVM2 inside another"
+        )
+    return probe_volume(source)
+
+
 PROBES = (
     Probe("ext", is_ext, map_ext),
     Probe("xfs", is_xfs, map_xfs),
     Probe("ntfs", is_ntfs, map_ntfs),
     Probe("exfat", is_exfat, map_exfat),
+    Probe("lvm", is_lvm, _map_lvm),
     Probe("fat", is_fat, map_fat),
 )
 """The order matters: FAT has no magic and comes last."""

@@ -59,7 +59,7 @@ make_environment() {    # [EXTRAS]: vmsec, editable, "test,lint" and the like
         mkdir -p "${VENV%/*}"
         "${PYTHON:-python3}" -m venv "$VENV"
     fi
-    "$VENV/bin/pip" install -q --disable-pip-version-check \
+    "$VENV/bin/pip" install -qq --disable-pip-version-check \
         -e ".${extras:+[$extras]}"
     echo "$sum" > "$stamp"
 }

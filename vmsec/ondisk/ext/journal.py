@@ -27,7 +27,7 @@ import numpy as np
 
 from vmsec.errors import CorruptImageError, UnsupportedFormatError
 from vmsec.ondisk.limits import require_limit
-from vmsec.ondisk.source import require_inside
+from vmsec.ondisk.overlay import OverlaySource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ class _Replay:
     revoked: dict[int, int] = field(default_factory=dict)
 
 
-class ReplayedSource:
+class ReplayedSource(OverlaySource):
     """A source in which committed journal blocks stand at their places.
 
     Args:
@@ -98,41 +98,8 @@ class ReplayedSource:
         block_bytes: int,
         updates: dict[int, tuple[int, bool]],
     ) -> None:
-        self._source, self._size, self._updates = source, block_bytes, updates
-        self._blocks = np.array(sorted(updates), dtype=np.int64)
-
-    @property
-    def size_bytes(self) -> int:
-        """Length of the volume in bytes."""
-        return self._source.size_bytes
-
-    @property
-    def sector_bytes(self) -> int:
-        """Logical sector size of the volume in bytes."""
-        return self._source.sector_bytes
-
-    @property
-    def replayed_blocks(self) -> int:
-        """How many blocks come from the journal."""
-        return len(self._blocks)
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Read exactly ``length`` bytes; see ``BlockSource``."""
-        require_inside(self.size_bytes, offset, length)
-        data = self._source.read_at(offset, length)
-        low, high = np.searchsorted(
-            self._blocks,
-            [offset // self._size, -(-(offset + length) // self._size)],
-        )
-        if low == high:
-            return data
-        patched = bytearray(data)
-        for block in self._blocks[low:high].tolist():
-            place = block * self._size - offset
-            start, end = max(place, 0), min(place + self._size, length)
-            content = self._read_block(block)
-            patched[start:end] = content[start - place : end - place]
-        return bytes(patched)
+        super().__init__(source, block_bytes, updates)
+        self._updates = updates
 
     def _read_block(self, block: int) -> bytes:
         """Read the newest content of a block from the journal."""

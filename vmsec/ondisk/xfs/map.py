@@ -10,6 +10,9 @@ realtime bitmaps; the log, whole. File contents are not.
 What cannot be in the map: blocks that *were* metadata and are free now, for
 instance those of a deleted directory. Only what the file system knows is
 found here; free space is for the guest's ``fstrim``.
+
+A guest that was cut off: the map is that of the volume after recovery (see
+:mod:`vmsec.ondisk.xfs.replay`), and holds the whole log.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from vmsec.ondisk.xfs.ag import (
 from vmsec.ondisk.xfs.btree import TreeReader
 from vmsec.ondisk.xfs.chunk import ChunkReader
 from vmsec.ondisk.xfs.inode import add_inodes
+from vmsec.ondisk.xfs.replay import replay_log
 from vmsec.ondisk.xfs.superblock import Superblock, parse_superblock
 from vmsec.ondisk.xfs.volume import Volume
 
@@ -48,7 +52,16 @@ def map_xfs(source: BlockSource) -> VolumeMap:
     """
     sb = parse_superblock(source)
     notes = _notes(sb)
+    replayed = replay_log(source, sb) if sb.log_start else None
     volume = Volume(source, sb, np.zeros(0, dtype=np.int64))
+    if replayed is not None:
+        sb = parse_superblock(replayed, replayed=True)
+        volume = Volume(replayed, sb, replayed.blocks)
+        notes += [
+            "the guest did not unmount the file system",
+            f"{replayed.replayed_blocks} sectors of its log were taken into "
+            "account",
+        ]
     if sb.log_start:
         _add_log(volume)
     groups = read_groups(volume)
@@ -75,7 +88,10 @@ def _notes(sb: Superblock) -> list[str]:
     """Say what the operator should know about this volume."""
     notes = []
     if not sb.log_start:
-        notes.append("the log is on another device; seal that disk as well")
+        notes.append(
+            "the log is on another device; seal that disk as well; what only "
+            "it knows is not mapped"
+        )
     if sb.realtime_blocks:
         notes.append(
             "the realtime device is another disk; it holds contents of files"

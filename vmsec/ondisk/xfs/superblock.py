@@ -125,12 +125,19 @@ def is_xfs(source: BlockSource) -> bool:
     return magic == layout.SUPERBLOCK_MAGIC
 
 
-def parse_superblock(source: BlockSource) -> Superblock:
+def parse_superblock(
+    source: BlockSource, *, replayed: bool = False
+) -> Superblock:
     """Read and check the primary superblock.
 
     1. magic; 2. every feature is understood; 3. sizes of units; 4. the
     checksum, where there is one; 5. the geometry; 6. the log. The other
     superblocks are mapped, not read: mount does not read them either.
+
+    Args:
+        source: The volume.
+        replayed: Whether the superblock may come from the log: the guest
+            computes its checksum when it writes it to its place.
 
     Raises:
         UnsupportedFormatError: A feature or version is not understood.
@@ -148,7 +155,7 @@ def parse_superblock(source: BlockSource) -> Superblock:
     require_supported(raw)  # 2
     _verify_units(raw)  # 3
     sb = _build(raw, data)
-    if sb.has_crc:  # 4
+    if sb.has_crc and not replayed:  # 4
         _verify_checksum(source, sb, raw["sb_crc"])
     _require(raw["sb_inprogress"] == 0, "mark of an unfinished mkfs.xfs")
     _verify_geometry(sb, source.size_bytes)  # 5
@@ -243,7 +250,7 @@ def _verify_geometry(sb: Superblock, size_bytes: int) -> None:
         and sb.group_block_log == (sb.group_blocks - 1).bit_length(),
         "size of the allocation groups",
     )
-    # The four headers fit the group, whatever their size.
+    # A sector is no larger than a block: the headers fit any group.
     _require(
         sb.group_count >= 1
         and MIN_GROUP_BLOCKS <= sb.last_group_blocks <= sb.group_blocks,

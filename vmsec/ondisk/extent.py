@@ -40,6 +40,8 @@ class MetadataClass(enum.StrEnum):
     ATTRIBUTE_LIST = "attribute-list"
     SYSTEM_FILE = "system-file"
     FAT_TABLE = "fat-table"
+    SYSTEM_CHUNK = "system-chunk"
+    CHUNK = "chunk"
     LVM_METADATA = "lvm-metadata"
     SWAP_HEADER = "swap-header"
     FALLBACK = "fallback"
@@ -55,6 +57,7 @@ BOOT_CLASSES = frozenset(
         MetadataClass.GROUP_DESCRIPTORS,
         MetadataClass.MFT_MIRROR,
         MetadataClass.FAT_TABLE,
+        MetadataClass.SYSTEM_CHUNK,
         MetadataClass.LVM_METADATA,
         MetadataClass.SWAP_HEADER,
         MetadataClass.FALLBACK,

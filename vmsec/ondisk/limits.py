@@ -47,6 +47,12 @@ MAX_LVM_DEPTH = 8
 MAX_LVM_PIECES = 1 << 20
 """Runs that extents of striped volumes are cut into, in all."""
 
+MAX_BTRFS_CHUNK_NODES = 2048
+"""A leaf names a hundred chunks of 1 GiB: 200 TiB. Each costs a checksum."""
+
+MAX_BTRFS_STRIPES = 1024
+"""Of one chunk; a node of 64 KiB has room for two thousand."""
+
 
 def require_limit(value: int, limit: int, what: str) -> int:
     """Return ``value`` if it is between 0 and ``limit``.

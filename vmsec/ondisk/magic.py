@@ -53,7 +53,6 @@ ENCRYPTED = (
 
 UNMAPPED = (
     Magic("ReFS", b"ReFS\0\0\0\0", (3,)),
-    Magic("Btrfs", b"_BHRfS_M", (0x10040,)),
     Magic("F2FS", bytes.fromhex("1020f5f2"), (1024,)),
     Magic("NILFS2", bytes.fromhex("3434"), (1030,)),
     Magic("JFS", b"JFS1", (32 * KIB,)),

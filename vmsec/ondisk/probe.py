@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vmsec.errors import UnsupportedFormatError
 from vmsec.ondisk import magic
+from vmsec.ondisk.btrfs import is_btrfs, map_btrfs
 from vmsec.ondisk.exfat import is_exfat, map_exfat
 from vmsec.ondisk.ext import is_ext, map_ext
 from vmsec.ondisk.fat import is_fat, map_fat
@@ -61,6 +62,7 @@ PROBES = (
     Probe("xfs", is_xfs, map_xfs),
     Probe("ntfs", is_ntfs, map_ntfs),
     Probe("exfat", is_exfat, map_exfat),
+    Probe("btrfs", is_btrfs, map_btrfs),
     Probe("lvm", is_lvm, _map_lvm),
     Probe("fat", is_fat, map_fat),
 )

@@ -77,7 +77,6 @@ def _inspect(device: FileDevice, settings: SealSettings) -> ImageReport:
 def partition_report(part: Partition) -> PartitionReport:
     """Say of a partition what operators ask for."""
     content = part.content
-    notes = [part.note, *(content.notes if content else ())]
     return PartitionReport(
         number=part.number,
         offset=part.offset,
@@ -85,5 +84,5 @@ def partition_report(part: Partition) -> PartitionReport:
         type_id=part.type_id,
         status=part.status,
         filesystem=content.filesystem if content else "",
-        note="; ".join(note for note in notes if note),
+        note=part.note,
     )

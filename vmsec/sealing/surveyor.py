@@ -119,12 +119,7 @@ def survey_image(
         FormatError, ImageIOError: As they say.
     """
     image = resolve(image)
-    journal = open_journal(image, settings)
-    if journal.exists():
-        raise RecoveryRequiredError(
-            f"{image.path}: half done, its journal is {journal.name}; run "
-            f"'vmsec image recover {image.path}' first"
-        )
+    require_cold(image, settings)
     with open_device(image, writable=False) as device:
         lba0 = read_mark(device)
         if not is_marked(lba0):
@@ -134,6 +129,21 @@ def survey_image(
             return _survey_opened(device, keys, manifests, sight)
         header = parse_header(lba0, target=device.name)
         return _survey_closed(device, header, sight)
+
+
+def require_cold(image: ImageRef, settings: SealSettings) -> None:
+    """Check that no operation on a resolved image was interrupted.
+
+    Raises:
+        RecoveryRequiredError: One was: the image is half sealed.
+        ConfigurationError: A block device, and no journal directory is set.
+    """
+    journal = open_journal(image, settings)
+    if journal.exists():
+        raise RecoveryRequiredError(
+            f"{image.path}: half done, its journal is {journal.name}; run "
+            f"'vmsec image recover {image.path}' first"
+        )
 
 
 def _survey_plain(

@@ -38,14 +38,23 @@ def plan_extents(
         manifest. The rest of its block is always among them, so that the
         journal covers the whole physical sector (I1).
     """
-    found = _found(layout, level)
-    fallback = _fallback(layout, fallback_bytes)
     first = layout.sector_bytes
-    extents = [*found, *fallback]
+    extents = list(metadata_extents(layout, level, fallback_bytes))
     if first < SEAL_BLOCK_BYTES:
         rest = Extent(first, SEAL_BLOCK_BYTES - first, MetadataClass.LBA0)
         extents.append(rest)
     return tuple(_cut(_aligned(extents, first, layout.size_bytes)))
+
+
+def metadata_extents(
+    layout: DiskLayout, level: Level, fallback_bytes: int
+) -> Iterator[Extent]:
+    """Yield what a level covers, as exact as the parsers found it.
+
+    Unsorted, not aligned, and it may overlap; see :func:`plan_extents`.
+    """
+    yield from _found(layout, level)
+    yield from _fallback(layout, fallback_bytes)
 
 
 def _found(layout: DiskLayout, level: Level) -> Iterator[Extent]:

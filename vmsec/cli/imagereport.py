@@ -81,7 +81,7 @@ def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _plain(part: PartitionReport) -> dict[str, Any]:
+def plain_partition(part: PartitionReport) -> dict[str, Any]:
     """Turn a partition into a map of plain types: YAML knows no others."""
     return {
         name: str(value) if isinstance(value, str) else value
@@ -113,7 +113,9 @@ def inspect_columns(report: ImageReport) -> Shown:
             "level": str(report.level),
             "disk_bytes": Bytes(report.disk_bytes),
             "sealed_bytes": Bytes(report.sealed_bytes),
-            "partitions": Partitions(list(map(_plain, report.partitions))),
+            "partitions": Partitions(
+                list(map(plain_partition, report.partitions))
+            ),
             "classes": _classes(report.classes),
             "notes": Records(list(report.notes)),
             "stays_readable": f"{report.stays_readable} {PLANNED}",

@@ -29,8 +29,8 @@ def test_the_commands_are_those_of_the_design() -> None:
             + [
                 f"image {verb}"
                 for verb in (
-                    *("inspect", "recover", "seal", "status", "unseal"),
-                    "verify",
+                    *("diff", "inspect", "map", "recover", "seal"),
+                    *("status", "unseal", "verify"),
                 )
             ]
             + [

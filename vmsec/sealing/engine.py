@@ -61,6 +61,7 @@ from vmsec.sealing.model import (
     SealReport,
     SealSettings,
 )
+from vmsec.sealing.overwrite import require_overwritable
 from vmsec.sealing.placement import find_place, holds_orphan
 from vmsec.sealing.plan import plan_extents
 from vmsec.sealing.transaction import Recovery, recover, run
@@ -145,6 +146,7 @@ def seal_image(
     begin = time.monotonic()
     with _opened(image, settings) as (device, journal, _):
         require_plain(device)  # 1.4
+        require_overwritable(image)
         layout = read_layout(device)  # 1.2
         _require_own_content(layout, device.name)
         context = SealContext(*identity, os.urandom(SALT_BYTES))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vmsec.errors import ConfigurationError, ImageBusyError, ImageIOError
+from vmsec.sealing.container import require_self_contained
 from vmsec.sealing.device import FileDevice
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 60.0
+_UNLESS_ORPHANED = 'test "$PPID" = "$0" && exec "$@"'
+"""A parent that died before setpriv's request sends no signal any more."""
 
 
 def _command(image: ImageRef, export: Path, *, writable: bool) -> list[str]:
@@ -54,6 +57,10 @@ def _command(image: ImageRef, export: Path, *, writable: bool) -> list[str]:
         "setpriv",
         "--pdeathsig",
         "TERM",
+        "sh",
+        "-c",
+        _UNLESS_ORPHANED,
+        str(os.getpid()),
         "qemu-storage-daemon",
         "--blockdev",
         json.dumps(protocol),
@@ -78,10 +85,13 @@ def qemu_export(image: ImageRef, *, writable: bool) -> Iterator[FileDevice]:
         ConfigurationError: qemu-storage-daemon or FUSE is missing.
         ImageBusyError: QEMU or another process uses the image.
         ImageIOError: QEMU cannot open it, or could not flush it at the end.
+        UnsupportedFormatError: It would have QEMU use other files (see
+            :mod:`vmsec.sealing.container`).
 
     Crash:
         The daemon ends with its parent; what was synced is in the image.
     """
+    require_self_contained(image)
     with tempfile.TemporaryDirectory(prefix="vmsec-") as directory:
         export, log = Path(directory, "disk"), Path(directory, "log")
         export.touch(0o600)

@@ -47,6 +47,7 @@ from vmsec.secret import SecretBytes
 
 TAG_BYTES = 16
 VMSEC = pathlib.Path(sys.executable).parent / "vmsec"
+LUKS_TRIES = 20
 WANTED_RIVAL = 50
 WANTED_LIMIT = 2
 Extents = Sequence[tuple[int, int]]
@@ -136,17 +137,20 @@ class Command:
 def convert_to_luks(image: pathlib.Path, directory: pathlib.Path) -> None:
     """Encrypt the whole disk with QEMU's LUKS driver; sync the result.
 
-    ``iter-time`` keeps its key derivation, which measures the machine, short.
+    ``iter-time`` keeps its key derivation, which measures the machine, short;
+    that measurement fails now and then, within milliseconds.
     """
     secret = directory / "passphrase"
     secret.write_text(secrets.token_hex(16))
     target = directory / "disk.luks"
-    subprocess.run(
-        ["qemu-img", "convert", "-f", "raw", "-O", "luks",
-         "--object", f"secret,id=s,file={secret}",
-         "-o", "key-secret=s,iter-time=10", str(image), str(target)],
-        check=True,
-    )  # fmt: skip
+    command = ["qemu-img", "convert", "-f", "raw", "-O", "luks"]
+    command += ["--object", f"secret,id=s,file={secret}"]
+    command += ["-o", "key-secret=s,iter-time=10", str(image), str(target)]
+    for _ in range(LUKS_TRIES - 1):
+        if subprocess.run(command, check=False).returncode == 0:
+            break
+    else:
+        subprocess.run(command, check=True)
     with target.open("rb+") as file:
         os.fsync(file.fileno())
     target.unlink()

@@ -20,8 +20,8 @@ from vmsec.errors import (
     UnsupportedFormatError,
     VmsecError,
 )
-from vmsec.sealing import engine
 from vmsec.sealing.image import open_device
+from vmsec.sealing.labelcheck import SecondReader
 from vmsec.sealing.model import ImageRef
 
 if TYPE_CHECKING:
@@ -123,10 +123,10 @@ def test_two_readers_that_differ_leave_the_image(
 ) -> None:
     """The second reader answers late, but before the first write."""
 
-    def disagree(path: str, _: object) -> None:
+    def disagree(self: SecondReader, _: object) -> None:
         time.sleep(1)
-        raise ReaderDisagreementError(f"{path}: two readers differ")
+        raise ReaderDisagreementError(f"{self}: two readers differ")
 
-    monkeypatch.setattr(engine, "require_same_label", disagree)
+    monkeypatch.setattr(SecondReader, "require_same", disagree)
     refused(disk, ReaderDisagreementError, lambda: seal(disk, store))
     assert store.blobs == []

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from vmsec.errors import ImageIOError
 from vmsec.sealing.header import is_marked, parse_header
 from vmsec.sealing.image import open_device, open_journal, resolve
 from vmsec.sealing.model import ImageStatus
 from vmsec.units import SEAL_BLOCK_BYTES
 
 if TYPE_CHECKING:
+    from vmsec.sealing.journalfile import FileJournal
     from vmsec.sealing.model import ImageRef, SealSettings
 
 
@@ -30,15 +32,24 @@ def read_status(image: ImageRef, *, settings: SealSettings) -> ImageStatus:
         lba0 = device.read_at(0, size)
         total, name = device.size_bytes, device.name
     if journal.exists():
-        # Loads numpy, which nothing else here needs: a status is asked often.
-        from vmsec.sealing.journal import HotJournal  # noqa: PLC0415 - as said
-
-        index = HotJournal(journal).index
-        mark = index.sealed_lba0
+        try:
+            mark = _read_mark(journal)
+        except ImageIOError:
+            if journal.exists():
+                raise
+            # A job ended while we looked: look again.
+            return read_status(image, settings=settings)
         return _status("interrupted", mark, total, name, journal.name)
     if not is_marked(lba0):
         return ImageStatus(state="plain", disk_bytes=total)
     return _status("sealed", lba0, total, name, None)
+
+
+def _read_mark(journal: FileJournal) -> bytes:
+    # Loads numpy, which nothing else here needs: a status is asked often.
+    from vmsec.sealing.journal import HotJournal  # noqa: PLC0415 - as said
+
+    return HotJournal(journal).index.sealed_lba0
 
 
 def _status(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from vmsec.crypto.context import SALT_BYTES, SealContext
@@ -45,7 +45,7 @@ from vmsec.sealing.image import (
     open_journal,
     resolve,
 )
-from vmsec.sealing.labelcheck import require_same_label
+from vmsec.sealing.labelcheck import SecondReader
 from vmsec.sealing.manifest import (
     Manifest,
     ManifestStore,
@@ -147,19 +147,21 @@ def seal_image(
     with _opened(image, settings) as (device, journal, _):
         require_plain(device)  # 1.4
         require_overwritable(image)
-        layout = read_layout(device)  # 1.2
-        _require_own_content(layout, device.name)
-        context = SealContext(*identity, os.urandom(SALT_BYTES))
-        extents = plan_extents(layout, settings.level, settings.fallback_bytes)
-        with ThreadPoolExecutor(1, "second-reader") as pool:
-            # It reads beside the encryption; the first write waits for it.
-            check = pool.submit(require_same_label, str(device.path), layout)
+        with SecondReader(str(device.path)) as second:
+            # It reads beside us; the first write waits for what it says.
+            layout = read_layout(device)  # 1.2
+            _require_own_content(layout, device.name)
+            context = SealContext(*identity, os.urandom(SALT_BYTES))
+            extents = plan_extents(
+                layout, settings.level, settings.fallback_bytes
+            )
             place = _place_finder(device, layout, extents, manifests)
+            check = partial(second.require_same, layout)
             work = SealWork(
                 device,
                 make_cipher(key, context),
                 manifests,
-                plan=SealPlan(settings.level, extents, place, check.result),
+                plan=SealPlan(settings.level, extents, place, check),
                 progress=progress,
             )
             run(device, journal, work)  # 1.6, 1.7

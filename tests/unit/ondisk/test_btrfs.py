@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from typing import TYPE_CHECKING
 
@@ -132,8 +133,8 @@ def quad(value: int) -> bytes:
 
 
 UNSUPPORTED = {
-    "feature ZONED": {188: quad(0x341 | 1 << 12)},
-    "feature EXTENT_TREE_V2, bit 40": {188: quad(1 << 13 | 1 << 40)},
+    r"features 0x1000 \(ZONED\)": {188: quad(0x341 | 1 << 12)},
+    r"features 0x10000000000 \(unknown\)": {188: quad(1 << 40)},
     "a dump": {56: quad(1 | 1 << 33)},
     "one of 2 devices": {136: quad(2)},
     "checksums of type 4": {196: b"\x04\0"},
@@ -147,7 +148,7 @@ def test_what_is_not_supported_makes_the_volume_unknown(text: str) -> None:
         map_btrfs(source)
     found = probe.probe_volume(source)
     assert found.status is probe.Status.UNKNOWN
-    assert text in found.note
+    assert re.search(text, found.note)
 
 
 @pytest.mark.parametrize(

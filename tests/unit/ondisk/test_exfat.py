@@ -63,6 +63,18 @@ def test_directories_are_found_at_every_depth_chained_or_not() -> None:
     assert not set(file) & set(wanted)
 
 
+def test_a_full_directory_needs_no_end_and_a_chain_may_be_one_run() -> None:
+    volume = ExFATVolume.blank()
+    chain = volume.link([60, 61, 62])
+    volume.root.content += entry_set("full", 60, 0, folder=True, flags=1)
+    for cluster in chain:
+        start = volume.offset(cluster)
+        volume.data[start : start + 4096] = 128 * (b"\x05" + bytes(31))
+    found = mapped(volume)
+    assert clusters(volume) == [4, *chain]
+    assert len(found.extents) == 6
+
+
 @pytest.mark.parametrize("before", [2045, 2046, 2047, 2048])
 def test_an_entry_set_may_straddle_what_is_read_at_once(before: int) -> None:
     volume = ExFATVolume.blank()

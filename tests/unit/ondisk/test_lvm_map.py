@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.exfat_volume import ExFATVolume
 from tests.support.label import FATVolume
 from tests.support.lvm_volume import (
     MDA,
@@ -76,6 +77,13 @@ def test_a_volume_of_no_group_is_mapped_as_well() -> None:
     assert found.notes == ("belongs to no volume group",)
 
 
+def test_a_group_without_volumes_is_mapped() -> None:
+    text = group_text({}).replace("logical_volumes {\n}\n", "")
+    found = probe.probe_volume(MemorySource(PV(4, text=text).build())).content
+    assert found is not None
+    assert (found.extents, found.notes) == (tuple(OWN), ())
+
+
 @pytest.mark.parametrize(
     "pv",
     [PV(4, text=b""), PV(4, areas=[]), PV(4, areas=[], flags=0)],
@@ -124,7 +132,8 @@ def test_an_extent_across_two_segments_becomes_two_runs() -> None:
     disk = bytearray(400_000 + len(FAT))
     disk[90_000 : 90_000 + 4096] = FAT[:4096]
     disk[200_000 : 200_000 + len(FAT) - 4096] = FAT[4096:]
-    source = MappedSource(MemorySource(disk), segments)
+    source = MappedSource(MemorySource(disk, sector_bytes=4096), segments)
+    assert source.sector_bytes == 4096
     assert map_fat(source) == map_fat(MemorySource(FAT))
     assert list(source.pieces(4000, 200)) == [(94_000, 96), (200_000, 104)]
 
@@ -221,6 +230,18 @@ def test_the_mapping_of_a_thin_pool_is_mapped_whole() -> None:
         (30 * MIB, 6 * MIB, LVM),
     ]
     assert found.notes[0] == "thin (thin) has no run of its own here"
+
+
+def test_what_needs_no_word_has_no_note() -> None:
+    volumes = {
+        "share": volume(linear(2, 2)),
+        "hidden": volume(
+            'start_extent = 0\nextent_count = 1\ntype = "error"\n',
+            status="",
+        ),
+    }
+    found = mapped(volumes, {2 * MIB: bytes(ExFATVolume.blank().data)})
+    assert (found.filesystem, found.notes) == ("LVM2(exfat)", ())
 
 
 def test_lvm_inside_lvm_is_not_looked_into() -> None:

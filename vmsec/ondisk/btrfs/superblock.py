@@ -42,14 +42,17 @@ _SYSTEM_CHUNKS_AT, _SYSTEM_CHUNKS_BYTES = 811, 2048
 
 _METADATA_UUID = 1 << 10
 _INCOMPAT = {
-    12: "ZONED",
-    13: "EXTENT_TREE_V2",
-    14: "RAID_STRIPE_TREE",
+    1 << 12: "ZONED",
+    1 << 13: "EXTENT_TREE_V2",
+    1 << 14: "RAID_STRIPE_TREE",
 }
 """Known and not supported: superblocks elsewhere, or another tree."""
 
 _SUPPORTED_INCOMPAT = (1 << 12) - 1 | 1 << 16
 """MIXED_BACKREF to RAID1C34, SIMPLE_QUOTA."""
+
+_SIZES = frozenset({4096, 8192, 16384, 32768, 65536})
+"""Of sectors and of nodes: pages of Linux, up to its largest node."""
 
 FLAG_ERROR = 1 << 2
 _SUPPORTED_FLAGS = 0b111 | 1 << 32
@@ -164,12 +167,10 @@ def _require_supported(
 ) -> None:
     unknown = incompat & ~_SUPPORTED_INCOMPAT
     if unknown:
-        names = [
-            _INCOMPAT.get(bit, f"bit {bit}")
-            for bit in range(unknown.bit_length())
-            if unknown >> bit & 1
-        ]
-        raise UnsupportedFormatError(f"feature {', '.join(names)}")
+        names = [name for bit, name in _INCOMPAT.items() if unknown & bit]
+        raise UnsupportedFormatError(
+            f"features {unknown:#x} ({', '.join(names) or 'unknown'})"
+        )
     if flags & ~_SUPPORTED_FLAGS:
         raise UnsupportedFormatError(
             f"flags {flags & ~_SUPPORTED_FLAGS:#x}: a dump, or a change of "
@@ -182,8 +183,7 @@ def _require_supported(
 
 
 def _require_valid(sb: Superblock, system_bytes: int) -> None:
-    sizes = {4096 << n for n in range(5)}
-    if not {sb.sector_bytes, sb.node_bytes} <= sizes:
+    if not {sb.sector_bytes, sb.node_bytes} <= _SIZES:
         raise _corrupt(
             f"sectors of {sb.sector_bytes} and nodes of {sb.node_bytes} bytes"
         )

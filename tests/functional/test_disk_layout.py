@@ -67,6 +67,18 @@ def make_swap(path: pathlib.Path) -> None:
     run("mkswap", path)
 
 
+def make_exfat(path: pathlib.Path) -> None:
+    require_tool("mkfs.exfat")
+    path.write_bytes(bytes(VOLUME))
+    run("mkfs.exfat", "-L", "vmsecname", path)
+
+
+def make_btrfs(path: pathlib.Path) -> None:
+    require_tool("mkfs.btrfs")
+    path.write_bytes(bytes(VOLUME))
+    run("mkfs.btrfs", "-q", "-M", "-L", "vmsecname", path)
+
+
 def make_luks(path: pathlib.Path) -> None:
     require_tool("cryptsetup")
     path.write_bytes(bytes(VOLUME))
@@ -83,12 +95,14 @@ CONTENTS: dict[str, tuple[Callable[[pathlib.Path], None], str, str]] = {
     "ext": (make_ext, "filesystem", "ext4"),
     "ntfs": (make_ntfs, "filesystem", "ntfs"),
     "swap": (make_swap, "filesystem", "swap"),
+    "exfat": (make_exfat, "filesystem", "exfat"),
+    "btrfs": (make_btrfs, "filesystem", "btrfs"),
     "luks": (make_luks, "encrypted", "LUKS: encrypted, left alone"),
     "noise": (make_noise, "unknown", "no known file system"),
 }
 LABELS = {
     "gpt": "label: gpt\n" + len(CONTENTS) * ",32M\n",
-    "dos": "label: dos\n,32M\n,32M\n,,5\n" + 4 * ",32M\n",
+    "dos": "label: dos\n,32M\n,32M\n,,5\n" + (len(CONTENTS) - 2) * ",32M\n",
 }
 
 
@@ -113,7 +127,7 @@ def disk(
     require_tool("sfdisk")
     path = tmp_path / "disk.img"
     with path.open("wb") as file:
-        file.truncate(256 * MIB)
+        file.truncate(352 * MIB)
     run("sfdisk", "--quiet", path, text=LABELS[request.param])
     slots = [
         p for p in read_layout(FileSource(path)).partitions
@@ -150,7 +164,7 @@ def test_a_map_does_not_depend_on_where_the_volume_lies(
         for p in read_layout(FileSource(disk)).partitions
         if p.content is not None
     ]
-    names = ("fat", "ext", "ntfs", "swap")
+    names = ("fat", "ext", "ntfs", "swap", "exfat", "btrfs")
     for name, content in zip(names, inside, strict=True):
         alone = tmp_path / name
         alone.write_bytes(volumes[name])

@@ -8,6 +8,7 @@ file has; and an attacker looks at a volume whose mapped extents are zero.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import pytest
 
 from tests.support.exfat_volume import ExFATVolume, Folder
 from tests.support.ext import FileSource
+from tests.support.images import Store, digest, seal, unseal
 from tests.support.tools import require_root, require_tool
 from vmsec.ondisk.exfat import is_exfat, map_exfat
 from vmsec.ondisk.extent import MetadataClass
@@ -147,6 +149,19 @@ def test_without_the_mapped_extents_tools_find_nothing(
     with pytest.raises(subprocess.CalledProcessError):
         tool("fsck.exfat", "-n", sealed)
     assert not is_exfat(FileSource(sealed))
+
+
+def test_sealed_and_unsealed_is_byte_identical_and_sound(
+    volume: Volume, tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "disk.img"
+    shutil.copyfile(volume.path, path)
+    before, store = digest(path), Store()
+    seal(path, store)
+    assert "vmsec".encode("utf-16-le") not in path.read_bytes()
+    unseal(path, store)
+    assert digest(path) == before
+    tool("fsck.exfat", "-n", path)
 
 
 def test_a_volume_of_4k_sectors_is_mapped(tmp_path: pathlib.Path) -> None:

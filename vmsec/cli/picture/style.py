@@ -76,6 +76,8 @@ LOOKS: MappingProxyType[Kind, Look] = MappingProxyType(
         Class.ATTRIBUTE_LIST: Look("A", Colour.FILES, "where records go on"),
         Class.SYSTEM_FILE: Look("Y", Colour.FILES, "the volume's own files"),
         Class.FAT_TABLE: Look("F", Colour.SPACE, "which clusters make a file"),
+        Class.SYSTEM_CHUNK: Look("K", Colour.VOLUME, "where chunks lie"),
+        Class.CHUNK: Look("k", Colour.FILES, "trees: files and their names"),
         Class.LVM_METADATA: Look("V", Colour.VOLUME, "where volumes lie"),
         Class.SWAP_HEADER: Look("W", Colour.VOLUME, "what the swap space is"),
         Class.FALLBACK: Look("H", Colour.OTHER, "head, tail of the unknown"),

@@ -28,6 +28,7 @@ from vmsec.encoding import decode, encode, field
 from vmsec.errors import ManifestError, SchemaError
 from vmsec.ondisk.extent import Extent, Level, MetadataClass
 from vmsec.sealing.header import MAX_MANIFEST_BYTES
+from vmsec.units import SEAL_BLOCK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,6 +39,7 @@ BLOB_MAGIC = b"\x93vmsecM\n"
 _PREAMBLE = struct.Struct(">8sH60sQII")
 _VERSION = 1
 _WHAT = "manifest"
+_MAX_PADDED_BYTES = MAX_MANIFEST_BYTES + SEAL_BLOCK_BYTES
 
 
 class SealedExtent(NamedTuple):
@@ -111,9 +113,18 @@ def blob_bytes(extents: int) -> int:
 
 
 def write_blob(manifest: Manifest, keys: SealKeys) -> bytes:
-    """Encrypt a manifest; once per seal, since its key is used once."""
+    """Encrypt a manifest; once per seal, since its key is used once.
+
+    Raises:
+        ManifestError: It is longer than any reader takes.
+    """
     body = encode(_to_record(manifest))
     length = len(body) + TAG_BYTES
+    if _PREAMBLE.size + length > MAX_MANIFEST_BYTES:
+        raise ManifestError(
+            f"the manifest of {len(manifest.extents)} extents is too long; "
+            "seal the disk at the level 'boot'"
+        )
     preamble = _preamble(manifest, length)
     return preamble + encrypt_whole(keys.manifest, body, preamble)
 
@@ -200,18 +211,30 @@ def _from_record(
     tags, digests = take("tag", bytes), take("digest", bytes)
     if len(tags) != len(digests) or len(tags) != TAG_BYTES * len(extents):
         raise SchemaError("columns of different length")
-    embedded = field(record, "embedded", list, what=_WHAT)
+    place = _place(field(record, "embedded", list, what=_WHAT))
     level = field(record, "level", str, what=_WHAT)
     lba0 = take("lba0", bytes)
-    if len(embedded) != 2 or level not in set(Level) or len(lba0) != sector:
+    if level not in set(Level) or len(lba0) != sector:
         raise SchemaError("a field is out of range")
-    _require_disjoint(extents, size)
+    ranges = [(extent.offset, extent.end) for extent in extents]
+    _require_disjoint(ranges, sector, size)
+    if place[1]:
+        ranges.append((place[0], sum(place)))
+        _require_disjoint(sorted(ranges), sector, size)
     sealed = tuple(
         SealedExtent(extent, tags[i : i + 16], digests[i : i + 16])
         for extent, i in zip(extents, range(0, len(tags), 16), strict=True)
     )
-    place = (int(embedded[0]), int(embedded[1]))
     return Manifest(context, size, sector, Level(level), lba0, place, sealed)
+
+
+def _place(numbers: list[object]) -> tuple[int, int]:
+    match numbers:
+        case [0, 0]:
+            return 0, 0
+        case [int(offset), int(length)] if 0 < length <= _MAX_PADDED_BYTES:
+            return offset, length
+    raise SchemaError("the place of the embedded copy is out of range")
 
 
 def _kinds(record: object) -> list[MetadataClass]:
@@ -231,16 +254,22 @@ def _extents(
         raise SchemaError("columns of different length")
     places = np.frombuffer(offsets, "<u8").tolist()
     sizes = np.frombuffer(lengths, "<u4").tolist()
+    if any(not 0 < size <= MAX_EXTENT_BYTES for size in sizes):
+        raise SchemaError("an extent has a wrong length")
     return [Extent(*item) for item in zip(places, sizes, kinds, strict=True)]
 
 
-def _require_disjoint(extents: list[Extent], size: int) -> None:
-    """Check order, size and bounds (the writer is authentic, not trusted)."""
-    end = 0
-    for extent in extents:
-        if extent.offset < end or not 0 < extent.length <= MAX_EXTENT_BYTES:
-            raise SchemaError("extents overlap or have a wrong length")
-        end = extent.end
+def _require_disjoint(
+    ranges: list[tuple[int, int]], end: int, size: int
+) -> None:
+    """Check order and bounds (the writer is authentic, not trusted).
+
+    LBA 0, up to ``end``, is the mark's and in no range.
+    """
+    for start, stop in ranges:
+        if start < end:
+            raise SchemaError("extents overlap")
+        end = stop
     if end > size:
         raise SchemaError("an extent lies outside the disk")
 

@@ -55,8 +55,12 @@ def main() -> int:
     """Write or check every sample; 1 where one is stale."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("names", nargs="*", metavar="NAME")
+    names = [pathlib.Path(sample).name for sample in SAMPLES]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=str(names))
     arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in names:
+            parser.error(f"no sample {name}; there are {', '.join(names)}")
     chosen = [
         sample
         for sample in SAMPLES

@@ -90,19 +90,23 @@ class LogIncompat(enum.IntFlag):
     XATTRS = 0x1
 
 
+def _all_but(refused: enum.IntFlag) -> int:
+    """Return every named bit of a word but those of ``refused``.
+
+    As a plain number: the complement of a flag knows named bits only.
+    """
+    return sum(flag for flag in type(refused) if not flag & refused)
+
+
 # SHARED was never defined; directories of version 1 are no longer mounted.
-_SUPPORTED_VERSION: Final = sum(Version) & ~Version.SHARED
-_SUPPORTED_VERSION2: Final = (
-    Version2.LAZYSBCOUNT | Version2.ATTR2 | Version2.PROJID32 | Version2.FTYPE
+_SUPPORTED_VERSION: Final = _all_but(Version.SHARED)
+_SUPPORTED_VERSION2: Final = _all_but(
+    Version2.RESERVED1 | Version2.RESERVED4 | Version2.PARENT | Version2.CRC
 )
-_SUPPORTED_INCOMPAT: Final = sum(Incompat) & ~(
+_SUPPORTED_INCOMPAT: Final = _all_but(
     Incompat.METADIR | Incompat.ZONED | Incompat.ZONE_GAPS
 )
 
-_WORDS_4: Final[tuple[tuple[str, type[enum.IntFlag], int], ...]] = (
-    ("sb_versionnum", Version, _SUPPORTED_VERSION),
-    ("sb_features2", Version2, _SUPPORTED_VERSION2),
-)
 _WORDS_5: Final[tuple[tuple[str, type[enum.IntFlag], int], ...]] = (
     ("sb_features_compat", Compat, 0),
     ("sb_features_ro_compat", ReadOnlyCompat, sum(ReadOnlyCompat)),
@@ -121,8 +125,7 @@ def require_supported(raw: Mapping[str, int]) -> None:
         UnsupportedFormatError: Names the word and the bits.
         CorruptImageError: NEEDSREPAIR: no kernel mounts it before a repair.
     """
-    version = raw["sb_versionnum"]
-    number = version & VERSION_MASK
+    number = raw["sb_versionnum"] & VERSION_MASK
     if number == VERSION_5:
         for name, word, supported in _WORDS_5:
             _require_word(name, word, raw[name], supported)
@@ -132,24 +135,25 @@ def require_supported(raw: Mapping[str, int]) -> None:
                 "in the guest first"
             )
     elif number == VERSION_4:
-        # The second word counts only if the first says so.
-        words = _WORDS_4 if version & Version.MOREBITS else _WORDS_4[:1]
-        for name, word, supported in words:
-            _require_word(
-                name,
-                word,
-                raw[name] & ~VERSION_MASK if word is Version else raw[name],
-                supported,
-            )
-        if not version & Version.DIRV2:
-            raise UnsupportedFormatError(
-                "the XFS file system has directories of version 1, which "
-                "vmsec does not know; it cannot be sealed"
-            )
+        _require_version_4(raw["sb_versionnum"] & ~VERSION_MASK, raw)
     else:
         raise UnsupportedFormatError(
             f"the XFS file system has version {number}, which vmsec does "
             "not know; it cannot be sealed"
+        )
+
+
+def _require_version_4(flags: int, raw: Mapping[str, int]) -> None:
+    """Refuse features of version 4 (xfs_sb_good_v4_features)."""
+    _require_word("sb_versionnum", Version, flags, _SUPPORTED_VERSION)
+    # The second word counts only if the first says so.
+    if flags & Version.MOREBITS:
+        name = "sb_features2"
+        _require_word(name, Version2, raw[name], _SUPPORTED_VERSION2)
+    if not flags & Version.DIRV2:
+        raise UnsupportedFormatError(
+            "the XFS file system has directories of version 1, which vmsec "
+            "does not know; it cannot be sealed"
         )
 
 

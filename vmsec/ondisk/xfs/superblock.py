@@ -44,6 +44,9 @@ MIN_SECTOR_LOG, MAX_SECTOR_LOG = 9, 15
 MIN_INODE_LOG, MAX_INODE_LOG = 8, 11
 """256 to 2048 bytes (XFS_DINODE_MIN_LOG, XFS_DINODE_MAX_LOG)."""
 
+MAX_INODE: Final = (1 << 56) - 1
+"""XFS_MAXINUMBER."""
+
 MIN_GROUP_BLOCKS: Final = 64
 """XFS_MIN_AG_BLOCKS."""
 
@@ -159,6 +162,10 @@ def parse_superblock(
         _verify_checksum(source, sb, raw["sb_crc"])
     _require(raw["sb_inprogress"] == 0, "mark of an unfinished mkfs.xfs")
     _verify_geometry(sb, source.size_bytes)  # 5
+    _require(
+        max(sb.special_inodes, default=0) <= MAX_INODE,
+        "inode of a quota or of the realtime device",
+    )
     _verify_log(sb)  # 6
     return sb
 

@@ -59,22 +59,21 @@ class Tree(NamedTuple):
         return self.pointer_bytes == 8
 
 
-def _magic(old: bytes, new: bytes) -> tuple[int, int]:
-    """Return the magic numbers of both versions."""
-    return int.from_bytes(old, "big"), int.from_bytes(new, "big")
-
-
 _FREE, _INODES = MetadataClass.BLOCK_BITMAP, MetadataClass.INODE_BITMAP
 
-BNO: Final = Tree("bnobt", _magic(b"ABTB", b"AB3B"), 8, 8, 4, _FREE)
-CNT: Final = Tree("cntbt", _magic(b"ABTC", b"AB3C"), 8, 8, 4, _FREE)
-INO: Final = Tree("inobt", _magic(b"IABT", b"IAB3"), 16, 4, 4, _INODES)
-FINO: Final = Tree("finobt", _magic(b"FIBT", b"FIB3"), 16, 4, 4, _INODES)
-# Its nodes hold the lowest and the highest key of each branch (XADS 18).
-RMAP: Final = Tree("rmapbt", _magic(b"", b"RMB3"), 24, 40, 4, _FREE)
-REFC: Final = Tree("refcountbt", _magic(b"", b"R3FC"), 12, 4, 4, _FREE)
+# ABTB and AB3B, ABTC and AB3C, IABT and IAB3, FIBT and FIB3, RMB3, R3FC, BMAP
+# and BMA3. Nodes of the reverse map hold two keys of each branch (XADS 18).
+BNO: Final = Tree("bnobt", (0x41425442, 0x41423342), 8, 8, 4, _FREE)
+CNT: Final = Tree("cntbt", (0x41425443, 0x41423343), 8, 8, 4, _FREE)
+INO: Final = Tree("inobt", (0x49414254, 0x49414233), 16, 4, 4, _INODES)
+FINO: Final = Tree("finobt", (0x46494254, 0x46494233), 16, 4, 4, _INODES)
+RMAP: Final = Tree("rmapbt", (0, 0x524D4233), 24, 40, 4, _FREE)
+REFC: Final = Tree("refcountbt", (0, 0x52334643), 12, 4, 4, _FREE)
 BMAP: Final = Tree(
-    "bmbt", _magic(b"BMAP", b"BMA3"), 16, 8, 8, MetadataClass.EXTENT_TREE
+    "bmbt",
+    (0x424D4150, 0x424D4133),
+    *(16, 8, 8),
+    MetadataClass.EXTENT_TREE,
 )
 
 

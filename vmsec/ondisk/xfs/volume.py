@@ -139,7 +139,7 @@ class Volume:
         """
         if not self.sb.has_crc or not len(rows):
             return
-        fresh = self._is_replayed(offsets, rows.shape[1])
+        fresh = self._from_log(offsets, rows.shape[1])
         cleared = rows.copy()
         cleared[:, place : place + 4] = 0
         found = rows[:, place : place + 4].copy().view("<u4")[:, 0]
@@ -148,7 +148,7 @@ class Volume:
             at = int(offsets[int(np.argmax(wrong))])
             raise corrupt(f"the checksum of {what} at byte {at} is wrong")
 
-    def _is_replayed(self, offsets: Int64Array, size: int) -> BoolArray:
+    def _from_log(self, offsets: Int64Array, size: int) -> BoolArray:
         """Tell which pieces contain a sector from the log."""
         unit = layout.BASIC_BLOCK_BYTES
         low = np.searchsorted(self._replayed, offsets // unit)

@@ -2,13 +2,19 @@
 
 It is written before the image is touched and removed again where the sealed
 disk itself holds the manifest; so it stays only where it is needed.
+
+The file has the image's name, but images are moved and replaced: a manifest
+of another disk, whose only copy it may be, is never overwritten or removed.
+It is set aside under a name with that disk's identity, and still found.
 """
 
 from __future__ import annotations
 
+import glob
 from typing import TYPE_CHECKING
 
-from vmsec.durable import remove_durable, write_durable
+from vmsec.durable import remove_durable, sync_directory, write_durable
+from vmsec.errors import ManifestError
 from vmsec.sealing.device import storage_error
 from vmsec.sealing.journalfile import SUFFIX as JOURNAL_SUFFIX
 from vmsec.sealing.journalfile import journal_path
@@ -16,17 +22,19 @@ from vmsec.sealing.journalfile import journal_path
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from uuid import UUID
 
     from vmsec.sealing.model import ImageRef, SealSettings
 
 SUFFIX = ".vmsec-manifest"
 
-MAX_MANIFEST_BYTES = 64 << 20
-"""As many bytes as the extents of a 16 TiB disk need, and some."""
+MAX_MANIFEST_BYTES = 1 << 30
+"""As :data:`vmsec.sealing.header.MAX_MANIFEST_BYTES`: what is read back is
+never less than what was written."""
 
 
 class BesideManifestStore:
-    """Keeps one manifest: that of the image's only seal.
+    """Keeps the manifest of the image's only seal.
 
     Args:
         image: The image; for a block device the file lies in the journal
@@ -45,7 +53,7 @@ class BesideManifestStore:
         )
 
     def save(self, blob: bytes) -> None:
-        """Write the manifest.
+        """Write the manifest; one of another disk is set aside first.
 
         Raises:
             ImageFullError: No space.
@@ -55,18 +63,60 @@ class BesideManifestStore:
             The file is whole or not there; it does no harm if the seal that
             follows never happens.
         """
+        there = _disk_of(self.path)
+        if there not in (None, _disk_in(blob)):
+            self._set_aside(there)
         write_durable(self.path, blob)
 
     def candidates(self) -> Iterator[bytes]:
-        """Yield the manifest, if there is one."""
-        try:
-            with self.path.open("rb") as stream:
-                yield stream.read(MAX_MANIFEST_BYTES)
-        except FileNotFoundError:
-            return
-        except OSError as err:
-            raise storage_error("read", str(self.path), err) from err
+        """Yield the manifest, if there is one, and those set aside."""
+        stem = self.path.name.removesuffix(SUFFIX)
+        aside = self.path.parent.glob(f"{glob.escape(stem)}.*{SUFFIX}")
+        for path in (self.path, *sorted(aside)):
+            blob = _read(path)
+            if blob is not None:
+                yield blob
 
-    def discard(self) -> None:
-        """Remove the manifest: the disk holds it, or is plain."""
-        remove_durable(self.path)
+    def discard(self, disk: UUID) -> None:
+        """Remove a disk's manifest: the disk holds it itself, or is plain."""
+        for path in (self.path, self._aside(disk)):
+            if _disk_of(path) == disk:
+                remove_durable(path)
+
+    def _aside(self, disk: UUID | None) -> Path:
+        stem = self.path.name.removesuffix(SUFFIX)
+        return self.path.with_name(f"{stem}.{disk}{SUFFIX}")
+
+    def _set_aside(self, disk: UUID | None) -> None:
+        try:
+            self.path.rename(self._aside(disk))
+        except OSError as err:
+            raise storage_error("write", str(self.path), err) from err
+        sync_directory(self.path.parent)
+
+
+def _read(path: Path) -> bytes | None:
+    """Return what a file holds; None if there is none."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_MANIFEST_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as err:
+        raise storage_error("read", str(path), err) from err
+
+
+def _disk_of(path: Path) -> UUID | None:
+    """Return whose manifest a file is; None if it is none."""
+    blob = _read(path)
+    return None if blob is None else _disk_in(blob)
+
+
+def _disk_in(blob: bytes) -> UUID | None:
+    # The reader loads numpy, for which 'vmsec image --help' has no use.
+    from vmsec.sealing.manifest import read_context
+
+    try:
+        return read_context(blob).disk
+    except ManifestError:
+        return None

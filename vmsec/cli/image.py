@@ -112,7 +112,7 @@ class SealImage(ImageCommand):
                     progress=progress,
                 )
         if report.embedded:
-            store.discard()
+            store.discard(report.disk)
         return imagereport.seal_columns(report, store.path)
 
 
@@ -160,7 +160,7 @@ class UnsealImage(ImageCommand):
                 manifests=store,
                 progress=progress,
             )
-        store.discard()
+        store.discard(report.disk)
         return imagereport.report_columns("plain", report)
 
 
@@ -224,6 +224,7 @@ class RecoverImage(ImageCommand):
                 settings=settings,
                 manifests=store,
             )
-        store.discard()
-        action = "none" if report is None else "rolled back"
-        return ("action", "state"), (action, "plain")
+        if report is None:
+            return ("action", "state"), ("none", "plain")
+        store.discard(report.disk)
+        return ("action", "state"), ("rolled back", "plain")

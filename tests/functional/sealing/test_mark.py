@@ -34,6 +34,7 @@ def test_the_stub_is_what_its_source_assembles_to(tmp_path: Path) -> None:
 def test_the_image_services_inspector_calls_it_safe(sealed: Path) -> None:
     """oslo.utils, as nova and glance use it."""
     found = format_inspector.detect_file_format(str(sealed))
+    assert found is not None
     assert str(found) == "gpt"
     found.safety_check()
 

@@ -115,5 +115,5 @@ def service(settings: KMCSettings, transport: Any) -> Iterator[KMCService]:
 @pytest.fixture
 def client(service: KMCService, transport: Any) -> KMCClient:
     """A client of the running KMC."""
-    assert service
+    assert service is not None
     return KMCClient(transport, 30)

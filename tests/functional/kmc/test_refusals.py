@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -177,11 +178,8 @@ def test_a_disk_put_back_from_a_copy_is_noticed_and_repeats_are_not(
         enrolled.report("node-a", each)
         plain = report(generation=generation, state="plain", manifest=b"")
         enrolled.report("node-a", plain)
-        assert refusal(lambda each=each: enrolled.report("node-a", each))[
-            0
-        ] == (  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-            "custody.generation"
-        )
+        again = partial(enrolled.report, "node-a", each)
+        assert refusal(again)[0] == "custody.generation"
     assert enrolled.manifest_get("node-a", VM, DISK) == b"5"
     assert enrolled.manifest_get("node-a", VM, DISK, 3) == b"3"
     code, text = refusal(lambda: enrolled.manifest_get("node-a", VM, DISK, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -147,7 +148,7 @@ def test_work_on_one_vm_runs_in_order_and_never_together() -> None:
         inside.release()
 
     futures = [
-        lanes.submit("vm", lambda n=number: work(n)) for number in range(200)
+        lanes.submit("vm", partial(work, number)) for number in range(200)
     ]
     for future in futures:
         future.result(SECONDS)

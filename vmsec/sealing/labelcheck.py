@@ -85,8 +85,11 @@ class SecondReader:
     """
 
     def __init__(self, path: str) -> None:
-        if not Path(path).exists():
-            raise ImageIOError("open", path, "no such file or device")
+        try:
+            Path(path).stat()
+        except OSError as err:
+            reason = err.strerror or str(err)
+            raise ImageIOError("open", path, reason) from err
         self._path = path
         try:
             self._process = subprocess.Popen(

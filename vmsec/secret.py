@@ -7,10 +7,23 @@ be wiped here is, see ``doc/source/security/limitations.rst``.
 from __future__ import annotations
 
 import hmac
+import resource
 from typing import TYPE_CHECKING, NoReturn, Self
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+
+def forbid_core_dumps() -> None:
+    """Keep this process, and what it starts, from leaving its memory on disk.
+
+    Keys and what was decrypted with them are in it. Called first in every
+    program.
+
+    Source:
+        getrlimit(2), RLIMIT_CORE; coredumpctl(1) honours it as well.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 class SecretBytes:

@@ -19,6 +19,7 @@ from vmsec.cmd.rolelock import RoleLock
 from vmsec.conf import opts
 from vmsec.conf.service import ServiceSettings
 from vmsec.errors import VmsecError
+from vmsec.secret import forbid_core_dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +57,7 @@ def run_daemon(
     Returns:
         The exit status: 0 after a signal, else that of the error's family.
     """
+    forbid_core_dumps()
     try:
         conf = opts.load(sys.argv[1:], prog)
         log.setup(conf, "vmsec")

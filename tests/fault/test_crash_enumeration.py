@@ -8,7 +8,7 @@ the test of the test.
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import pytest
@@ -34,6 +34,9 @@ from vmsec.sealing.work import (
     make_cipher,
 )
 from vmsec.secret import SecretBytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 VM, DISK = UUID(int=1), UUID(int=2)
 KEY = SecretBytes(bytes(range(32)))
@@ -110,7 +113,8 @@ def _rekey(parts: Parts) -> None:
     run(parts.device, parts.journal, work)
 
 
-def done(world: World, action) -> World:  # noqa: ANN001 - one of the three
+def done(world: World, action: Callable[[Parts], None]) -> World:
+    """Carry out one of the three and return the same world."""
     action(parts_of(world))
     return world
 

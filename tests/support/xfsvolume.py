@@ -70,8 +70,17 @@ AGF = {
     "flfirst": 40,
     "fllast": 44,
     "flcount": 48,
+    "root_refc": 88,
+    "level_refc": 92,
 }
-AGI = {"seqno": 8, "length": 12, "root_ino": 20, "level_ino": 24}
+AGI = {
+    "seqno": 8,
+    "length": 12,
+    "root_ino": 20,
+    "level_ino": 24,
+    "root_fino": 328,
+    "level_fino": 332,
+}
 
 
 class _Sealed(NamedTuple):

@@ -8,7 +8,6 @@ import pytest
 
 from tests.support.xfslog import (
     ATTRIBUTE_EXTENTS,
-    BUFFER,
     CANCEL,
     COMMIT,
     CONTINUE,
@@ -41,11 +40,9 @@ from tests.support.xfsvolume import (
 )
 from vmsec.errors import (
     CorruptImageError,
-    LimitExceededError,
-    UnsupportedFormatError,
 )
 from vmsec.ondisk.extent import MetadataClass
-from vmsec.ondisk.xfs import logitem, map_xfs, replay
+from vmsec.ondisk.xfs import map_xfs
 from vmsec.ondisk.xfs.log import Log
 from vmsec.ondisk.xfs.superblock import parse_superblock
 
@@ -221,6 +218,21 @@ def test_a_last_record_with_a_wrong_checksum_does_not_count() -> None:
     assert directories(volume) == [100]
 
 
+@pytest.mark.parametrize("start", [0, 60, 70, SECTORS - 3])
+def test_nothing_behind_a_hole_counts(volume: XFSVolume, start: int) -> None:
+    """Records are written side by side; the second one did not arrive."""
+    writer = LogWriter(volume, place=start, cycle=3)
+    places = []
+    for block in (100, 101, 102):
+        item = becomes_directory(volume, 0, block)
+        places.append(writer.write(transaction(item), tail=start))
+    for sector in range(places[1], places[1] + 2):
+        at = LOG_START * BLOCK + sector % SECTORS * 512
+        old = 2 + (sector >= SECTORS)
+        volume.data[at : at + 4] = struct.pack(">I", old)
+    assert directories(volume) == [100]
+
+
 def test_a_wrong_checksum_far_from_the_end_is_refused() -> None:
     volume = with_log()
     writer = LogWriter(volume)
@@ -298,76 +310,6 @@ def test_logs_of_big_endian_machines_are_understood(
     assert directories(volume) == [100]
 
 
-def test_logs_of_unknown_machines_are_refused(volume: XFSVolume) -> None:
-    item = becomes_directory(volume, 0, 100)
-    LogWriter(volume).write(transaction(item), tail=0, form=3)
-    with pytest.raises(UnsupportedFormatError, match="unknown kind 3"):
-        map_xfs(volume.source())
-
-
-def test_a_log_of_another_file_system_is_refused(volume: XFSVolume) -> None:
-    item = becomes_directory(volume, 0, 100)
-    LogWriter(volume).write(transaction(item), tail=0, uuid=b"x" * 16)
-    with pytest.raises(CorruptImageError, match="not the header of a record"):
-        map_xfs(volume.source())
-
-
-def test_a_log_without_records_is_refused(volume: XFSVolume) -> None:
-    LogWriter(volume, place=9, cycle=2)
-    with pytest.raises(CorruptImageError, match="no record before its end"):
-        map_xfs(volume.source())
-
-
-def test_a_tail_outside_the_log_is_refused(volume: XFSVolume) -> None:
-    item = becomes_directory(volume, 0, 100)
-    LogWriter(volume).write(transaction(item), tail=SECTORS)
-    with pytest.raises(CorruptImageError, match="begins outside itself"):
-        map_xfs(volume.source())
-
-
-def malformed(volume: XFSVolume) -> dict[str, list[bytes]]:
-    """Operations that a kernel does not write, by what is said of them."""
-    head, core, fork = becomes_directory(volume, 0, 100)
-    bad_core = bytes(2) + core[2:]
-    return {
-        "does not fit its record": [
-            struct.pack(">IIBBH", 7, 9999, 0, START_FLAG, 0)
-        ],
-        "too short": transaction([b"ab"]),
-        "of type 0x1 ": transaction([struct.pack("<HH", 1, 1)]),
-        "0x123b is not whole": transaction([head, core]),
-        "impossible size": transaction([head[:40], core, fork]),
-        "inode in an item is not one": transaction([head, bad_core, fork]),
-        "inode in an item is too short": transaction([head, core[:60], fork]),
-        "fork is too long": transaction([head, core, fork * 40]),
-        "outside its buffer": transaction(
-            inode_item(volume, 0, EXTENTS, fork, offset=64 * INODE)
-        ),
-        "map is too short": transaction(
-            [struct.pack("<HHHHqI", BUFFER, 1, 0, 1, 8, 99)]
-        ),
-        "buffer's item is too short": transaction(
-            [struct.pack("<HHHH", BUFFER, 1, 0, 1)]
-        ),
-        "buffer's item is not whole": transaction(
-            buffer_item(8, 2, [0, 1], bytes(128))
-        ),
-        "outside the volume": transaction(
-            buffer_item(1 << 40, 2, [0], bytes(128))
-        ),
-    }
-
-
-WORDS = tuple(malformed(with_log()))
-
-
-@pytest.mark.parametrize("words", WORDS)
-def test_malformed_items_are_refused(volume: XFSVolume, words: str) -> None:
-    LogWriter(volume).write(malformed(volume)[words], tail=0)
-    with pytest.raises(CorruptImageError, match=words):
-        map_xfs(volume.source())
-
-
 def test_attribute_forks_come_after_data_forks(volume: XFSVolume) -> None:
     head, core, _ = inode_item(
         volume, 0, EXTENTS, b"", fields=ATTRIBUTE_EXTENTS, extents=0
@@ -378,16 +320,3 @@ def test_attribute_forks_come_after_data_forks(volume: XFSVolume) -> None:
     LogWriter(volume).write(transaction(item), tail=0)
     found = map_xfs(volume.source())
     assert MetadataClass.XATTR in {item.kind for item in found.extents}
-
-
-def test_memory_for_the_log_is_bounded(
-    volume: XFSVolume, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    item = becomes_directory(volume, 0, 100)
-    LogWriter(volume).write(transaction(item), tail=0)
-    monkeypatch.setattr(replay, "MAX_REPLAYED_BYTES", 511)
-    with pytest.raises(LimitExceededError, match="metadata in the XFS log"):
-        map_xfs(volume.source())
-    monkeypatch.setattr(logitem, "MAX_OPEN_TRANSACTIONS", 0)
-    with pytest.raises(LimitExceededError, match="open log transactions"):
-        map_xfs(volume.source())

@@ -234,13 +234,27 @@ def test_wrong_fields_of_an_agi_are_refused(
     refused(volume, words)
 
 
-def test_optional_trees_are_followed_where_features_say_so() -> None:
-    volume = XFSVolume(sb_features_ro_compat=0x2)
-    refused(volume, "rmapbt has an impossible number of levels")
-    for group in range(2):
-        volume.set_agf(group, "root_rmap", 70)
-        volume.set_agf(group, "level_rmap", 1)
-    assert 70 in blocks(map_xfs(volume.source()), Kind.BLOCK_BITMAP)
+@pytest.mark.parametrize(
+    ("bit", "field", "tree", "kind"),
+    [
+        (0x1, "fino", "finobt", Kind.INODE_BITMAP),
+        (0x2, "rmap", "rmapbt", Kind.BLOCK_BITMAP),
+        (0x4, "refc", "refcountbt", Kind.BLOCK_BITMAP),
+        (0x8, "", "", None),
+    ],
+)
+def test_optional_trees_are_followed_where_features_say_so(
+    bit: int, field: str, tree: str, kind: MetadataClass | None
+) -> None:
+    volume = XFSVolume(sb_features_ro_compat=bit)
+    if kind is not None:
+        refused(volume, f"{tree} has an impossible number of levels")
+        put = volume.set_agi if field == "fino" else volume.set_agf
+        for group in range(2):
+            put(group, f"root_{field}", 70)
+            put(group, f"level_{field}", 1)
+    found = map_xfs(volume.source())
+    assert kind is None or 70 in blocks(found, kind)
 
 
 @pytest.mark.parametrize(

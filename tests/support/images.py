@@ -7,6 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
+from tests.support import xfs
 from vmsec.sealing.engine import seal_image, unseal_image
 from vmsec.sealing.model import ImageRef, SealIdentity, SealSettings
 from vmsec.secret import SecretBytes
@@ -128,6 +129,17 @@ def ntfs_on_mbr(path: Path) -> Path:
     return path
 
 
+def xfs_on_mbr(path: Path) -> Path:
+    """MBR, one XFS partition, filled by mkfs.xfs."""
+    empty(path, 64)
+    run("sfdisk", "-q", path, stdin="start=2048, type=83\n")
+    part = path.with_suffix(".xfs")
+    xfs.make_image(part, tree=tree(path.parent), mib=62)
+    _copy_in(path, part, Place(MIB, 62 * MIB))
+    part.unlink()
+    return path
+
+
 def ext4_without_label(path: Path) -> Path:
     """One ext4 over the whole disk: no room for the manifest."""
     empty(path, 64)
@@ -139,6 +151,7 @@ IMAGES: dict[str, Callable[[Path], Path]] = {
     "mbr-ext4": ext4_on_mbr,
     "gpt-esp-ext4": esp_and_ext4_on_gpt,
     "mbr-ntfs": ntfs_on_mbr,
+    "mbr-xfs": xfs_on_mbr,
     "whole-ext4": ext4_without_label,
 }
 

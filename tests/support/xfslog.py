@@ -144,7 +144,7 @@ class LogWriter:
         value = crc32c(START, bytes(header[:328]) + data) ^ START
         struct.pack_into("<I", header, 32, value ^ damage)
         for index, at in enumerate(range(0, length + SECTOR, SECTOR)):
-            content = (header + data)[at : at + SECTOR]
+            content = bytes((header + data)[at : at + SECTOR])
             self._put((place + index) % SECTORS, content)
         end = place + 1 + len(saved)
         self.cycle += end >= SECTORS

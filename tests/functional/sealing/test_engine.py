@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import images
+from tests.support import images, xfs
 from tests.support.images import IMAGES, Store, digest, seal, unseal
 from tests.support.tools import require_root, require_tool
 from vmsec.sealing.engine import recover_image, rekey_image, verify_image
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 from vmsec.ondisk.extent import Level
 
-TOOLS = ("mke2fs", "sfdisk", "mkntfs", "ntfs-3g", "mkfs.vfat", "mcopy", "fls")
+TOOLS = (
+    "mke2fs", "sfdisk", "mkntfs", "ntfs-3g", "mkfs.vfat", "mcopy", "fls",
+    "mkfs.xfs",
+)  # fmt: skip
 
 
 @pytest.fixture(params=IMAGES)
@@ -135,6 +138,21 @@ def test_checkers_find_the_unsealed_disk_clean(tmp_path: Path) -> None:
     seal(path, store)
     unseal(path, store)
     images.run("e2fsck", "-fn", path)
+
+
+def test_checkers_find_the_unsealed_xfs_clean(tmp_path: Path) -> None:
+    require_tool("mkfs.xfs", "xfs_repair")
+    path = tmp_path / "disk.img"
+    xfs.make_image(path, tree=images.tree(tmp_path), mib=64)
+    before, store = digest(path), Store()
+    xfs.run("xfs_repair", "-n", str(path))
+    seal(path, store)
+    xfs.run("xfs_repair", "-n", str(path), ok=(1,))
+    content = path.read_bytes()
+    assert not any(name.encode() in content for name in images.NAMES)
+    unseal(path, store)
+    xfs.run("xfs_repair", "-n", str(path))
+    assert digest(path) == before
 
 
 def _convert(source: Path, target: Path, fmt: str, to: str) -> Path:

@@ -73,7 +73,7 @@ def test_nothing_gives_nothing() -> None:
     assert collector().merged() == ()
     assert not len(collector().blocks(KINDS[0], 10))
     runs = collector()
-    runs.add(np.zeros(0), 1, KINDS[0])
+    runs.add(np.zeros(0, dtype=np.int64), 1, KINDS[0])
     runs.add(7, 0, KINDS[0])
     assert runs.merged() == ()
     assert not len(runs.blocks(KINDS[0], 10))

@@ -314,9 +314,8 @@ def test_attribute_forks_come_after_data_forks(volume: XFSVolume) -> None:
     head, core, _ = inode_item(
         volume, 0, EXTENTS, b"", fields=ATTRIBUTE_EXTENTS, extents=0
     )
-    core = bytearray(core)
-    struct.pack_into("<HBB", core, 80, 1, 10, EXTENTS)
-    item = [head, bytes(core), extent(100, 1)]
+    core = core[:80] + struct.pack("<HBB", 1, 10, EXTENTS) + core[84:]
+    item = [head, core, extent(100, 1)]
     LogWriter(volume).write(transaction(item), tail=0)
     found = map_xfs(volume.source())
     assert MetadataClass.XATTR in {item.kind for item in found.extents}

@@ -203,8 +203,8 @@ def test_realtime_devices_are_named() -> None:
         ("flfirst", 200, "AGF of group 1"),
         ("fllast", 0xFFFFFFFF, "AGF of group 1"),
         ("flcount", 500, "AGF of group 1"),
-        ("root_bno", GROUP_BLOCKS, "root of a bnobt .* outside"),
-        ("root_cnt", 0xFFFFFFFF, "root of a cntbt .* outside"),
+        ("root_bno", GROUP_BLOCKS, "root of the bnobt .* outside"),
+        ("root_cnt", 0xFFFFFFFF, "root of the cntbt .* outside"),
         ("level_bno", 0, "bnobt has an impossible number of levels"),
         ("level_bno", 10, "bnobt has an impossible number of levels"),
         ("level_bno", 0xFFFFFFFF, "bnobt has an impossible number"),
@@ -263,7 +263,7 @@ def test_optional_trees_are_followed_where_features_say_so(
         (512 + 60, "the AGF"),
         (1024 + 60, "the AGI"),
         (1536 + 500, "the AGFL"),
-        (INO * BLOCK + 1000, "a block of a inobt"),
+        (INO * BLOCK + 1000, "a block of the inobt"),
         (CHUNK * BLOCK + 5 * INODE + 400, "an inode"),
     ],
 )
@@ -324,7 +324,7 @@ def test_a_node_without_children_is_refused(volume: XFSVolume) -> None:
     volume.block(0, 10, INO_MAGIC, 1, b"", 0)
     volume.set_agi(0, "root_ino", 10)
     volume.set_agi(0, "level_ino", 2)
-    refused(volume, "a node of a inobt is empty")
+    refused(volume, "a node of the inobt is empty")
 
 
 def test_more_records_than_fit_are_refused(volume: XFSVolume) -> None:

@@ -133,7 +133,7 @@ def _roots(
 ) -> tuple[Int64Array, Int64Array]:
     """Return linear blocks and levels (0 for a leaf) of the roots."""
     group = np.arange(volume.sb.group_count)
-    what = f"the root of a {tree.name}"
+    what = f"the root of the {tree.name}"
     blocks = volume.linear(group, roots.astype(np.int64), 1, what)
     return blocks, levels.astype(np.int64) - 1
 

@@ -115,7 +115,9 @@ class TreeReader:
             CorruptImageError: A tree contradicts itself.
         """
         if ((levels < 0) | (levels >= layout.MAX_LEVELS)).any():
-            raise corrupt(f"a {tree.name} has an impossible number of levels")
+            raise corrupt(
+                f"the {tree.name} has an impossible number of levels"
+            )
         here = np.zeros(0, dtype=np.int64)
         for level in range(int(levels.max(initial=-1)), -1, -1):
             here = np.concatenate([here, blocks[levels == level]])
@@ -151,7 +153,7 @@ class TreeReader:
             table = rows[:, start : start + room * size].copy()
             used = _used(rows, room)
             if not used[:, 0].all():
-                raise corrupt(f"a node of a {tree.name} is empty")
+                raise corrupt(f"a node of the {tree.name} is empty")
             pointers = table.view(f">u{size}")[used]
             parents = np.repeat(places, used.sum(axis=1))
             children.append(self._locate(tree, parents, pointers))
@@ -161,7 +163,7 @@ class TreeReader:
         self, tree: Tree, parents: Int64Array, pointers: RecordArray
     ) -> Int64Array:
         """Turn pointers into linear blocks."""
-        what = f"a block of a {tree.name}"
+        what = f"a block of the {tree.name}"
         blocks = pointers.astype(np.int64)
         if tree.is_long:
             return self._volume.from_filesystem(blocks, 1, what)
@@ -223,7 +225,7 @@ class TreeReader:
             at = int(blocks[int(np.argmax(wrong))])
             raise corrupt(f"the {tree.name} block {at} belongs elsewhere")
         self._volume.verify_checksums(
-            blocks * sb.block_bytes, rows, crc, f"a block of a {tree.name}"
+            blocks * sb.block_bytes, rows, crc, f"a block of the {tree.name}"
         )
 
     def _header(self, tree: Tree) -> int:

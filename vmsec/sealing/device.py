@@ -90,7 +90,8 @@ class FileDevice:
     """A raw file or block device, opened for reading and writing.
 
     Args:
-        path: The file or device; the last component may be a symbolic link.
+        path: The file or device; a symbolic link is refused: links were
+            resolved before, and one that is here now was put here since.
         name: What to call it in errors, else its path.
         writable: Whether it is going to be written.
 
@@ -104,10 +105,11 @@ class FileDevice:
     ) -> None:
         self._name = name or str(path)
         self.path = path
-        flags = os.O_CLOEXEC | (os.O_RDWR if writable else os.O_RDONLY)
+        flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        flags |= os.O_RDWR if writable else os.O_RDONLY
         try:
             # O_EXCL on a block device: refused while it is mounted.
-            exclusive = writable and stat.S_ISBLK(path.stat().st_mode)
+            exclusive = writable and stat.S_ISBLK(path.lstat().st_mode)
             self._fd = os.open(path, flags | (exclusive and os.O_EXCL))
         except OSError as err:
             if err.errno == errno.EBUSY:

@@ -126,6 +126,7 @@ FORGED: dict[str, Callable[[dict[str, object]], None]] = {
     "no LBA 0": lambda r: r.update(sealed_lba0=b""),
     "an LBA 0 of a MiB": lambda r: r.update(sealed_lba0=bytes(1 << 20)),
     "fewer records": lambda r: r.update(records=b""),
+    "no key for the other side": lambda r: r.update(other_key=b""),
     "a context cut short": lambda r: r.update(context=b"short"),
     "a size in words": lambda r: r.update(disk_bytes="64 MiB"),
 }

@@ -13,6 +13,7 @@ Source:
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,32 @@ class ExtentCipher:
     def digest(self, offset: int, plain: memoryview) -> bytes:
         """Return the keyed digest of an extent's plaintext, 16 bytes."""
         return self._digest.encrypt(_nonce(offset), b"", plain)
+
+
+class RangeDigest:
+    """A digest of many ranges of a disk, nearly as fast as memory.
+
+    GMAC of each piece of a range, then SHA-256 over all of them. The key need
+    not be secret: it tells ranges that changed by use, not by an attacker who
+    knows the key.
+
+    Args:
+        key: 32 bytes, random, for one set of ranges only.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._piece, self._all = AESGCM(key), hashlib.sha256()
+
+    def add(self, offset: int, data: memoryview) -> None:
+        """Take one range; no two of a set overlap."""
+        for done in range(0, len(data), MAX_EXTENT_BYTES):
+            piece = data[done : done + MAX_EXTENT_BYTES]
+            tag = self._piece.encrypt(_nonce(offset + done), b"", piece)
+            self._all.update(tag)
+
+    def digest(self) -> bytes:
+        """Return the digest of what was added so far, 32 bytes."""
+        return self._all.digest()
 
 
 def encrypt_whole(key: bytes, data: bytes, aad: bytes) -> bytes:

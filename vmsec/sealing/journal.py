@@ -16,18 +16,20 @@ Invariants (DESIGN 3.7): I1, I3, I5, I6.
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from vmsec.crypto.aead import RangeDigest
 from vmsec.crypto.context import CONTEXT_BYTES, SealContext
 from vmsec.encoding import decode, encode, field
 from vmsec.errors import JournalCorruptError, SchemaError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from concurrent.futures import Future
 
 _MAGIC = b"\x93vmsecJ\n"
@@ -106,7 +108,8 @@ class JournalIndex(NamedTuple):
     that seal's mark; ``other_lba0`` is the SHA-256 of what LBA 0 holds on the
     other side of the change (plain, or the older mark at a re-key);
     ``records`` are (offset on the disk, length), disjoint; ``other_records``
-    is the SHA-256 of what all of them hold on the other side.
+    is the digest of what all of them hold on the other side, and
+    ``other_key`` its key (:class:`~vmsec.crypto.aead.RangeDigest`).
     """
 
     context: SealContext
@@ -114,6 +117,7 @@ class JournalIndex(NamedTuple):
     sealed_lba0: bytes
     other_lba0: bytes
     records: tuple[tuple[int, int], ...]
+    other_key: bytes
     other_records: bytes
 
     def encode(self, payload_digest: bytes) -> bytes:
@@ -126,6 +130,7 @@ class JournalIndex(NamedTuple):
                 "sealed_lba0": self.sealed_lba0,
                 "other_lba0": self.other_lba0,
                 "records": column.tobytes(),
+                "other_key": self.other_key,
                 "other_records": self.other_records,
                 "payload": payload_digest,
             }
@@ -135,7 +140,7 @@ class JournalIndex(NamedTuple):
 class JournalWriter:
     """Writes a draft record by record and publishes it.
 
-    The digests are taken by a thread beside the I/O.
+    The payload's digest is taken by a thread beside the I/O.
 
     Args:
         files: Where it goes.
@@ -146,9 +151,10 @@ class JournalWriter:
         files.create_draft(PAYLOAD_AT + expected_bytes + (1 << 20))
         self._files, self._end = files, PAYLOAD_AT
         self._parts: list[memoryview] = []
-        self._others: list[bytes] = []
         self._flushed = PAYLOAD_AT
-        self._digest, self._other_digest = hashlib.sha256(), hashlib.sha256()
+        self._digest = hashlib.sha256()
+        self.other_key = os.urandom(32)
+        self.other = RangeDigest(self.other_key)
         self._hasher = ThreadPoolExecutor(1, "journal-digest")
         self._last: Future[None] | None = None
         self.records: list[tuple[int, int]] = []
@@ -161,7 +167,7 @@ class JournalWriter:
         """
         place = self._end
         self._parts.append(data)
-        self._others.append(bytes(other))
+        self.other.add(offset, other)
         self.records.append((offset, len(data)))
         self._end += len(data)
         if self._end - self._flushed >= _CHUNK:
@@ -170,17 +176,13 @@ class JournalWriter:
 
     def _flush(self) -> None:
         """Write what was gathered: many records are one block long."""
-        data, other = b"".join(self._parts), b"".join(self._others)
-        self._hasher.submit(self._digest.update, data)
-        self._last = self._hasher.submit(self._other_digest.update, other)
+        data = b"".join(self._parts)
+        self._last = self._hasher.submit(self._digest.update, data)
         self._files.write_draft(self._flushed, data)
-        self._parts, self._others, self._flushed = [], [], self._end
+        self._parts, self._flushed = [], self._end
 
-    def commit(self, index: Callable[[bytes], JournalIndex]) -> None:
+    def commit(self, index: JournalIndex) -> None:
         """Finish, sync and publish the journal: from here on it is hot.
-
-        Args:
-            index: Makes the index; it gets the digest of the other side.
 
         Crash:
             Before the rename is durable there is at most a draft, which
@@ -189,8 +191,7 @@ class JournalWriter:
         self._flush()
         if self._last is not None:
             self._last.result()
-        other = self._other_digest.digest()
-        body = index(other).encode(self._digest.digest())
+        body = index.encode(self._digest.digest())
         self._files.write_draft(self._end, body)
         digest = hashlib.sha256(body).digest()
         head = _HEAD.pack(_MAGIC, _VERSION, self._end, len(body), digest)
@@ -267,7 +268,8 @@ def _index_from(record: object) -> tuple[JournalIndex, bytes]:
         return value
 
     packed, column = take("context"), take("records")
-    if len(packed) != CONTEXT_BYTES or len(column) % 16:
+    lengths = len(packed), len(column) % 16, len(take("other_key"))
+    if lengths != (CONTEXT_BYTES, 0, 32):
         raise SchemaError("a field has a wrong length")
     pairs = np.frombuffer(column, "<u8").reshape(-1, 2).tolist()
     size = field(record, "disk_bytes", int, what=_WHAT)
@@ -281,6 +283,7 @@ def _index_from(record: object) -> tuple[JournalIndex, bytes]:
         sealed_lba0=take("sealed_lba0"),
         other_lba0=take("other_lba0"),
         records=records,
+        other_key=take("other_key"),
         other_records=take("other_records"),
     )
     return index, take("payload")

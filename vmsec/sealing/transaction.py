@@ -30,6 +30,7 @@ import enum
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from vmsec.crypto.aead import RangeDigest
 from vmsec.errors import EngineFaultedError, ImageError, StaleJournalError
 from vmsec.sealing.header import is_marked
 from vmsec.sealing.journal import HotJournal, JournalIndex, JournalWriter
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 HELD_BYTES = 96 << 20
 """What is kept in memory between journalling and writing; the rest is read
 back from the journal."""
-
-
-_CHUNK = 1 << 20
 
 
 class Direction(enum.Enum):
@@ -124,9 +122,7 @@ def run(device: BlockDevice, files: JournalFiles, work: Work) -> None:
         writer = JournalWriter(files, work.expected_bytes)
         held = _journal(writer, work)
         marks = work.settle()
-        writer.commit(
-            lambda other: _index(device, marks, writer.records, other)
-        )
+        writer.commit(_index(device, marks, writer))
     except BaseException:
         if not files.exists():
             files.discard_draft()
@@ -164,18 +160,16 @@ def _journal(writer: JournalWriter, work: Work) -> list[_Held]:
 
 
 def _index(
-    device: BlockDevice,
-    marks: Marks,
-    records: list[tuple[int, int]],
-    other_records: bytes,
+    device: BlockDevice, marks: Marks, writer: JournalWriter
 ) -> JournalIndex:
     return JournalIndex(
         context=marks.context,
         disk_bytes=device.size_bytes,
         sealed_lba0=marks.sealed,
         other_lba0=hashlib.sha256(marks.other).digest(),
-        records=tuple(records),
-        other_records=other_records,
+        records=tuple(writer.records),
+        other_key=writer.other_key,
+        other_records=writer.other.digest(),
     )
 
 
@@ -284,9 +278,7 @@ def _must_replay(device: BlockDevice, name: str, index: JournalIndex) -> bool:
 
 def _is_other_side(device: BlockDevice, index: JournalIndex) -> bool:
     """Whether every record holds what it holds on the other side."""
-    digest = hashlib.sha256()
+    digest = RangeDigest(index.other_key)
     for offset, length in index.records:
-        for done in range(0, length, _CHUNK):
-            size = min(_CHUNK, length - done)
-            digest.update(device.read_at(offset + done, size))
+        digest.add(offset, memoryview(device.read_at(offset, length)))
     return digest.digest() == index.other_records

@@ -10,9 +10,11 @@ import pytest
 from tests.support import images
 from tests.support.images import Store, digest, seal, unseal
 from tests.support.killing import DirectoryStore, start
+from tests.support.tools import require_tool
 from vmsec.errors import AlreadySealedError, ImageBusyError, VmsecError
 from vmsec.sealing.device import FileDevice
 from vmsec.sealing.engine import recover_image
+from vmsec.sealing.image import open_device
 from vmsec.sealing.model import ImageRef
 
 if TYPE_CHECKING:
@@ -142,3 +144,17 @@ def test_a_directory_or_device_in_the_images_place(tmp_path: Path) -> None:
             path.symlink_to("/dev/null")
         with pytest.raises(VmsecError):
             seal(path, Store())
+
+
+def test_a_qcow2_that_is_in_use_is_busy(plain: Path, tmp_path: Path) -> None:
+    """Which callers may try again, as with any other format."""
+    require_tool("qemu-img", "qemu-storage-daemon")
+    path = tmp_path / "disk.qcow2"
+    images.run(
+        "qemu-img", "convert", "-f", "raw", "-O", "qcow2", plain, path
+    )  # fmt: skip
+    with open_device(ImageRef(path, "qcow2"), writable=True):
+        with pytest.raises(ImageBusyError):
+            seal(path, Store(), fmt="qcow2")
+        with pytest.raises(ImageBusyError):
+            recover_image(ImageRef(path, "qcow2"), settings=images.SETTINGS)

@@ -153,7 +153,8 @@ def _wait_ready(
 def _failure(image: ImageRef, log: Path) -> ImageBusyError | ImageIOError:
     lines = log.read_text(errors="replace").strip().splitlines() or ["?"]
     text = lines[-1].split(": ", 1)[-1]
-    if "lock" in text:
+    # 'Failed to get "write" lock', and then a line that asks a question.
+    if any(" lock" in line for line in lines):
         return ImageBusyError(
             f"{image.path}: in use by QEMU or another process; stop the VM "
             "or wait"

@@ -132,17 +132,22 @@ class PrivateLibvirt:
         ]  # fmt: skip
         if self._hooks is not None:
             command += ["--hooks", str(self._hooks)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            text=True,
-        )
-        self._read_uris()
+        # Its own log: a pipe of the caller's must not stay open in it.
+        log = self.directory / "private_libvirt.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+                text=True,
+            )
+        self._read_uris(log)
         return self
 
-    def _read_uris(self) -> None:
+    def _read_uris(self, log: pathlib.Path) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
         for line in self._process.stdout:
@@ -151,8 +156,9 @@ class PrivateLibvirt:
                 self.uris.append(rest)
             if word == "READY":
                 return
+        reason = log.read_text(errors="replace")
         self.__exit__(None, None, None)
-        raise RuntimeError("the private libvirtd did not start, see above")
+        raise RuntimeError(f"the private libvirtd did not start: {reason}")
 
     def __exit__(
         self,

@@ -12,7 +12,6 @@ ROOT = pathlib.Path(__file__).parents[1]
 DIRECTORY = ROOT / ".work" / "benchmarks"
 SIZE_GIB = 10
 PARTITION_MIB = 1
-MIRROR = "http://deb.debian.org/debian"
 PACKAGES = (
     "build-essential,git,python3-dev,python3-numpy,perl,vim,man-db,"
     "linux-image-amd64,qemu-system-x86,openssh-server,libvirt-dev,"
@@ -40,7 +39,7 @@ def debian_disk(tree: pathlib.Path | None = None) -> pathlib.Path:
         fresh = pathlib.Path(directory) / "tree"
         subprocess.run(
             ["mmdebstrap", "--variant=minbase", f"--include={PACKAGES}",
-             "bookworm", str(fresh), MIRROR],
+             "bookworm", str(fresh)],
             check=True,
         )  # fmt: skip
         _fill(image, fresh)

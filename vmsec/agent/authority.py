@@ -172,7 +172,8 @@ class Authority:
     def _ask(self, vm: UUID, name: str) -> AcquireAnswer:
         """Ask the KMC; protect the VM where every VM is to be."""
         host, request = self._policy.host, uuid4().hex
-        answer = self._kmc.acquire(host, str(vm), request)
+        held = self._keys.held(vm)
+        answer = self._kmc.acquire(host, str(vm), request, held)
         if answer.protected or not self._policy.protect_all:
             return answer
         self._kmc.vm_protect(

@@ -71,6 +71,15 @@ class NodeKeys:
                 )
             )
 
+    def held(self, vm: UUID) -> tuple[int, ...]:
+        """Return the key versions of a VM that this very TPM holds."""
+        srk = self._custody.srk_public()
+        return tuple(
+            key.version
+            for key in self._state.keys(vm)
+            if key.srk_public == srk
+        )
+
     def open(self, vm: UUID, version: int) -> SecretBytes:
         """Have the TPM derive a VM's disk key (the engine's ``KeySource``).
 

@@ -137,7 +137,9 @@ class NodeState:
             The mark is written first: at worst the hook takes a VM for
             protected that is not yet.
         """
-        write_durable(self._marks / str(state.vm), b"")
+        mark = self._marks / str(state.vm)
+        if not mark.exists():
+            write_durable(mark, b"")
         _make_directory(self._home(state.vm))
         _save(self._home(state.vm) / "vm", state)
 
@@ -164,12 +166,7 @@ class NodeState:
             SchemaError: A file is damaged.
             ImageIOError: One cannot be read.
         """
-        found = []
-        for path in self._files(vm, "disk."):
-            state = _load(path, DiskState)
-            if state is not None:
-                found.append(_require_vm(state, vm, path))
-        return tuple(found)
+        return self._all(vm, "disk.", DiskState)
 
     def save_disk(self, state: DiskState) -> None:
         """Save a disk; its VM must have been saved before."""
@@ -192,6 +189,10 @@ class NodeState:
         state = _load(path, KeyState)
         return None if state is None else _require_vm(state, vm, path)
 
+    def keys(self, vm: UUID) -> tuple[KeyState, ...]:
+        """Load all keys of a VM; raises as :meth:`disks`."""
+        return self._all(vm, "key.", KeyState)
+
     def save_key(self, state: KeyState) -> None:
         """Save a key version; its VM must have been saved before."""
         _save(self._home(state.vm) / f"key.{state.version}", state)
@@ -203,6 +204,17 @@ class NodeState:
     def _home(self, vm: UUID) -> Path:
         """Return the directory of a VM."""
         return self._vms / str(vm)
+
+    def _all(
+        self, vm: UUID, prefix: str, kind: type[AnyState]
+    ) -> tuple[AnyState, ...]:
+        """Load the records of a VM whose file names begin so."""
+        found = []
+        for path in self._files(vm, prefix):
+            state = _load(path, kind)
+            if state is not None:
+                found.append(_require_vm(state, vm, path))
+        return tuple(found)
 
     def _files(self, vm: UUID, prefix: str) -> tuple[Path, ...]:
         """List the files of a VM whose name begins so."""
@@ -233,12 +245,14 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _save(path: Path, state: Any) -> None:  # noqa: ANN401 - a dataclass
-    """Write one record."""
+    """Write one record; what stands there already is durable already."""
     record = {
         field.name: _plain(getattr(state, field.name))
         for field in dataclasses.fields(state)
     }
-    write_durable(path, encoding.encode({"schema": SCHEMA, **record}))
+    data = encoding.encode({"schema": SCHEMA, **record})
+    if read_limited(path) != data:
+        write_durable(path, data)
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - a field

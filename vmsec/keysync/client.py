@@ -209,16 +209,24 @@ class KMCClient(_Client):
         """Make a new active key version; the old one still unseals."""
         return self._call("key_rotate", KeyRecord, vm=vm)
 
-    def acquire(self, node: str, vm: str, request_id: str) -> AcquireAnswer:
+    def acquire(
+        self, node: str, vm: str, request_id: str, held: tuple[int, ...] = ()
+    ) -> AcquireAnswer:
         """Ask for the keys of a VM that this node is about to start.
 
         Args:
             node: The node that asks.
             vm: The VM.
             request_id: Names this request in both services' logs.
+            held: Key versions that the node's TPM holds already.
         """
         return self._call(
-            "acquire", AcquireAnswer, node=node, vm=vm, request_id=request_id
+            "acquire",
+            AcquireAnswer,
+            node=node,
+            vm=vm,
+            request_id=request_id,
+            held=held,
         )
 
     def report(self, node: str, report: DiskReport) -> None:

@@ -106,7 +106,8 @@ class AcquireAnswer:
 
     ``protected`` is false for a VM that nobody asked to protect: the disk is
     left alone and ``grants`` is empty. ``key_version`` is the version to
-    seal with next; ``grants`` hold every version that a disk may still need.
+    seal with next; ``grants`` hold every version that a disk may still need
+    and that the node does not hold.
     """
 
     vm: str

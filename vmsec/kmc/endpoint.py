@@ -108,9 +108,16 @@ class KMCEndpoint:
         return self._keyring.rotate(vm)
 
     @rpc_method
-    def acquire(self, *, node: str, vm: str, request_id: str) -> AcquireAnswer:
+    def acquire(
+        self,
+        *,
+        node: str,
+        vm: str,
+        request_id: str,
+        held: tuple[int, ...] = (),
+    ) -> AcquireAnswer:
         """Give keys to a node; see :meth:`Keyring.acquire`."""
-        return self._keyring.acquire(node, vm, request_id)
+        return self._keyring.acquire(node, vm, request_id, held)
 
     @rpc_method
     def report(self, *, node: str, report: DiskReport) -> None:

@@ -51,8 +51,13 @@ class Keyring:
         self._database, self._custody = database, custody
         self._clock = clock
 
-    def acquire(self, node: str, vm: str, request_id: str) -> AcquireAnswer:
+    def acquire(
+        self, node: str, vm: str, request_id: str, held: tuple[int, ...] = ()
+    ) -> AcquireAnswer:
         """Give a node the keys of a VM that it is about to start.
+
+        Versions that the node says to hold are decided on like all others,
+        but not migrated again: a hardware TPM takes its time.
 
         A VM that nobody protects is answered as such: its disk is none of
         our business. Repeating the call gives the same keys, freshly
@@ -79,12 +84,21 @@ class Keyring:
                 return AcquireAnswer(
                     vm=vm, protected=False, level="", key_version=0, grants=()
                 )
-            answer = retried(lambda: self._release(node, vm, request_id))
-            granted = (str(grant.version) for grant in answer.grants)
-            decision.version = ",".join(granted)
-            return answer
+            plan, grants = retried(
+                lambda: self._release(node, vm, request_id, held)
+            )
+            decision.version = ",".join(map(str, plan.sealed))
+            return AcquireAnswer(
+                vm=vm,
+                protected=True,
+                level=plan.level,
+                key_version=plan.active,
+                grants=grants,
+            )
 
-    def _release(self, node: str, vm: str, request_id: str) -> AcquireAnswer:
+    def _release(
+        self, node: str, vm: str, request_id: str, held: tuple[int, ...]
+    ) -> tuple[_Plan, tuple[KeyGrant, ...]]:
         """Decide, migrate, decide again and record.
 
         The TPM is slow, and no transaction waits for it.
@@ -94,6 +108,7 @@ class Keyring:
         grants = tuple(
             self._migrate(vm, version, sealed, plan.srk_public)
             for version, sealed in plan.sealed.items()
+            if version not in held
         )
         with self._database.writing() as session:
             vms.find(session, vm, lock=True)
@@ -104,13 +119,7 @@ class Keyring:
             now = self._clock()
             vms.take(session, vm, node=node, request_id=request_id, now=now)
             keys.mark_released(session, vm, tuple(plan.sealed), now=now)
-        return AcquireAnswer(
-            vm=vm,
-            protected=True,
-            level=plan.level,
-            key_version=plan.active,
-            grants=grants,
-        )
+        return plan, grants
 
     def _migrate(
         self, vm: str, version: int, sealed: SealedKey, srk_public: bytes

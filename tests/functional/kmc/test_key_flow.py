@@ -185,3 +185,19 @@ def test_a_refused_start_records_nothing_and_is_one_line_in_the_log(
         f"decision=refused action=acquire vm={VM} node={nodes['a'].name} "
         "version=- request=r-7 reason=custody.unknown-node: "
     )
+
+
+def test_a_held_key_is_decided_on_but_not_migrated_again(
+    client: KMCClient, nodes: dict[str, Node]
+) -> None:
+    protect(client)
+    node = nodes["a"]
+    client.node_enroll(node.name, node.srk_public)
+    (grant,) = client.acquire(node.name, VM, "r1").grants
+    answer = client.acquire(node.name, VM, "r2", (grant.version,))
+    assert answer.protected
+    assert answer.key_version == grant.version
+    assert answer.grants == ()
+    client.key_rotate(VM)
+    (newer,) = client.acquire(node.name, VM, "r3", (grant.version,)).grants
+    assert newer.version == grant.version + 1

@@ -75,7 +75,13 @@ host_up() {             # NAME NUMBER: inside the namespaces, as their init
         mkdir -p "$base/${part%%:*}" "${part#*:}"
         mount --bind "$base/${part%%:*}" "${part#*:}"
     done
-    if [ -e /dev/kvm ]; then mount --bind /dev/null /dev/kvm; fi
+    # A file that nobody may write, not /dev/null: were it writable, libvirtd
+    # would think that KVM came back, and probe QEMU again every time.
+    if [ -e /dev/kvm ]; then
+        touch "$base/no-kvm"
+        mount --bind "$base/no-kvm" /dev/kvm
+        mount -o remount,bind,ro /dev/kvm
+    fi
     mkdir -p /etc/libvirt/hooks /var/log/libvirt/qemu /var/lib/libvirt/qemu \
         /var/cache/libvirt/qemu/capabilities
     if [ -n "$hooks" ]; then mount --bind "$hooks" /etc/libvirt/hooks; fi

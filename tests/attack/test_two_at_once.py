@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,9 +14,9 @@ from tests.support.killing import DirectoryStore, start
 from tests.support.tools import require_tool
 from vmsec.errors import AlreadySealedError, ImageBusyError, VmsecError
 from vmsec.sealing.device import FileDevice
-from vmsec.sealing.engine import recover_image
+from vmsec.sealing.engine import recover_image, seal_image
 from vmsec.sealing.image import open_device
-from vmsec.sealing.model import ImageRef
+from vmsec.sealing.model import ImageRef, SealIdentity
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +52,7 @@ def test_of_many_that_seal_one_does(
             os._exit(3)
 
     children = [
-        start(lambda n=n: work(names[n % len(names)]), tmp_path)
+        start(partial(work, names[n % len(names)]), tmp_path)
         for n in range(WORKERS)
     ]
     assert sorted(_outcomes(children)) in (
@@ -78,7 +79,7 @@ def test_of_many_that_unseal_one_does(
             os._exit(3)
 
     children = [
-        start(lambda n=n: work(names[n % len(names)]), tmp_path)
+        start(partial(work, names[n % len(names)]), tmp_path)
         for n in range(WORKERS)
     ]
     assert _outcomes(children).count(0) <= 1
@@ -98,9 +99,9 @@ def test_recovery_waits_for_nobody(disk: Path, store: Store) -> None:
             text = refused_while_busy(disk)
             seen.append(text)
 
-    images.seal_image(
+    seal_image(
         ImageRef(disk),
-        images.SealIdentity(images.VM, images.DISK, 1, 1),
+        SealIdentity(images.VM, images.DISK, 1, 1),
         images.KEY,
         settings=images.SETTINGS,
         manifests=store,

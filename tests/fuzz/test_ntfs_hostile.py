@@ -18,6 +18,7 @@ from tests.support.ntfs_records import (
     DATA,
     INDEX,
     LIST,
+    Runs,
     Volume,
     away,
     extension_of,
@@ -214,7 +215,7 @@ def test_well_formed_records_in_any_combination_come_to_an_end(
 
 
 def test_many_records_that_claim_the_same_clusters_cost_little() -> None:
-    runs = [(1000 + 2 * index, 1) for index in range(190)]
+    runs: Runs = [(1000 + 2 * index, 1) for index in range(190)]
     full = record(away(INDEX, runs, "$I30"))
     volume = Volume(
         clusters=1 << 20,

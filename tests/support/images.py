@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from vmsec.sealing.manifest import ManifestStore
     from vmsec.sealing.model import SealReport
 
 MIB = 1 << 20
@@ -171,7 +172,7 @@ def keys(vm: UUID, version: int) -> SecretBytes:
 
 def seal(
     path: Path,
-    store: Store,
+    store: ManifestStore,
     *,
     generation: int = 1,
     settings: SealSettings = SETTINGS,
@@ -185,7 +186,7 @@ def seal(
 
 def unseal(
     path: Path,
-    store: Store | None,
+    store: ManifestStore | None,
     *,
     settings: SealSettings = SETTINGS,
     fmt: str = "raw",

@@ -37,7 +37,9 @@ def flip(path: Path, offset: int, bit: int = 0) -> None:
 
 
 def refused(
-    path: Path, error: type[VmsecError], call: Callable[[], object]
+    path: Path,
+    error: type[VmsecError] | tuple[type[VmsecError], ...],
+    call: Callable[[], object],
 ) -> str:
     """The call is refused with one line; image and directory are as before."""
     before, beside = digest(path), sorted(path.parent.iterdir())

@@ -55,6 +55,10 @@ _ENTRY = struct.Struct("<B3sB3sII")
 _TYPE_NON_FS = 0xDA
 _CHS_MAX = b"\xfe\xff\xff"
 _LEVELS = {Level.BOOT: 1, Level.METADATA: 2}
+MAX_COUNTER = 1 << 31
+"""Generations and key versions: a seal each second for 68 years. A guest can
+write any mark into its own disk, and what callers remember of it is raised."""
+
 MAX_MANIFEST_BYTES = GIB
 """A manifest takes about 45 bytes an extent: 24 million extents."""
 
@@ -170,8 +174,11 @@ def parse_header(lba0: bytes, *, target: str) -> SealHeader:
 
 def _require_sane(header: SealHeader, lba0: bytes, target: str) -> None:
     context, manifest = header.context, header.manifest
-    if not context.generation or not context.key_version:
-        raise _damaged(target, "a counter is zero")
+    if not (
+        0 < context.generation <= MAX_COUNTER
+        and 0 < context.key_version <= MAX_COUNTER
+    ):
+        raise _damaged(target, "a counter is out of range")
     if (
         manifest.length > MAX_MANIFEST_BYTES
         or manifest.offset + manifest.length > header.disk_bytes

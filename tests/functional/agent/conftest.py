@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.disk import copy_sparse
+from tests.support.disk import BootMarker, copy_sparse
 from tests.support.libvirt import (
-    BootMarker,
     Domain,
     PrivateLibvirt,
     VirshError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from oslo_config import cfg, generator
@@ -111,8 +112,9 @@ def test_every_number_has_a_range() -> None:
     for _, options in opts.list_opts():
         for option in options:
             if isinstance(option, cfg.IntOpt | cfg.FloatOpt):
-                assert option.type.min is not None, option.name
-                assert option.type.max is not None, option.name
+                kind: Any = option.type
+                assert kind.min is not None, option.name
+                assert kind.max is not None, option.name
 
 
 def test_the_sample_file_has_not_drifted(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from vmsec.errors import (
 )
 from vmsec.ondisk import limits, probe
 from vmsec.ondisk.extent import MetadataClass
+from vmsec.ondisk.fat import is_fat
 from vmsec.ondisk.layout import (
     BIOS_BOOT_TYPE,
     DiskLayout,
@@ -229,7 +230,7 @@ def test_what_a_parser_does_not_support_is_unknown_with_the_reason(
     def refuse(_: object) -> None:
         raise UnsupportedFormatError("feature x")
 
-    broken = probe.Probe("fat", probe.is_fat, refuse)  # type: ignore[arg-type]
+    broken = probe.Probe("fat", is_fat, refuse)  # type: ignore[arg-type]
     monkeypatch.setattr(probe, "PROBES", (broken,))
     (partition,) = read(with_fat()).partitions
     assert partition.status is Status.UNKNOWN

@@ -109,3 +109,12 @@ def test_an_unknown_mandatory_feature_is_refused() -> None:
     lba0[269] = 1
     with pytest.raises(HeaderError, match="features 0x1"):
         parse_header(bytes(lba0), target="x")
+
+
+@pytest.mark.parametrize("generation", [0, (1 << 31) + 1, (1 << 64) - 1])
+def test_a_counter_that_leaves_no_room_is_refused(generation: int) -> None:
+    """Planted by a guest, it would end the counting of who remembers it."""
+    context = SealContext(VM, UUID(int=7), generation, 2, b"salt" * 4)
+    lba0 = _header()._replace(context=context).pack(KEY)
+    with pytest.raises(HeaderError, match="counter"):
+        parse_header(lba0, target="x")

@@ -26,6 +26,7 @@ from vmsec.agent.lifecycle import Action, ImageLock, Phase, decide
 from vmsec.agent.sealer import INTERRUPTED, require_own
 from vmsec.agent.state import SEALED
 from vmsec.errors import (
+    ForeignImageError,
     ImageBusyError,
     ImageError,
     RemoteRefusedError,
@@ -297,22 +298,34 @@ class VMManager:
     ) -> VMState | None:
         """Ask whether the VM is protected, and take its keys (1.1, 2.1).
 
+        A VM that nobody protects may start with another VM's sealed disk: it
+        meets the boot stub, which says whose disk that is.
+
         Raises:
-            ForeignImageError: A disk is another VM's.
+            ForeignImageError: It is protected and a disk is another VM's.
             VmsecError: See :meth:`Authority.authorize`.
         """
-        sealed = False
+        sealed, foreign = False, None
         for disk in disks:
             status = self._sealer.status(disk)
-            require_own(domain.uuid, disk, status)
-            sealed |= _is_sealed(status)
-        return self._authority.authorize(
+            try:
+                require_own(domain.uuid, disk, status)
+            except ForeignImageError as err:
+                foreign = err
+            else:
+                sealed |= _is_sealed(status)
+        vm = self._authority.authorize(
             domain.uuid,
             domain.name,
             phase=phase,
             sealed=sealed,
             stopping=stopping,
         )
+        if foreign is not None:
+            if vm is not None:
+                raise foreign
+            LOG.warning("VM %s (%s): %s", domain.uuid, domain.name, foreign)
+        return vm
 
 
 def existing(disks: tuple[ProtectedDisk, ...]) -> tuple[ProtectedDisk, ...]:

@@ -161,6 +161,22 @@ def test_disk_sealed_for_another_guest_is_refused_in_clear_words(
     assert stolen.read_bytes() == guest.image.read_bytes()
 
 
+def test_copy_under_another_uuid_shows_whose_it_is_and_halts(
+    guest: Guest, make_guest: Callable[..., Guest], tmp_path: pathlib.Path
+) -> None:
+    """Nobody protects the thief's VM: nothing holds it back but the stub."""
+    guest.boot()
+    guest.virsh("destroy")
+    stolen = copy_sparse(guest.image, tmp_path / "stolen.img")
+    thief = make_guest(image=stolen, protect=False)
+    thief.virsh("start")
+    said = f"sealed by vmsec, VM {guest.domain.uuid};".encode()
+    wait_until("stub", lambda: said in thief.domain.read_console())
+    thief.virsh("destroy")
+    assert stolen.read_bytes() == guest.image.read_bytes()
+    guest.boot()
+
+
 def test_tampered_disk_is_refused_and_the_good_one_sealed_again(
     lab: Lab, guest: Guest, built_disk: pathlib.Path
 ) -> None:

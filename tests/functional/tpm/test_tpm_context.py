@@ -258,7 +258,7 @@ def test_a_hung_tpm_costs_a_deadline_and_works_again_when_it_answers(
             begin = time.monotonic()
             with pytest.raises(TPMUnavailableError):
                 random_bytes(tpm)
-            assert time.monotonic() - begin < 0.4, "known to be stuck"
+            assert time.monotonic() - begin < 0.5, "known to be stuck"
         finally:
             send(node_software, signal.SIGCONT)
         deadline = time.monotonic() + 20

@@ -81,7 +81,9 @@ def test_letters_are_legible_on_every_colour(colour: Colour) -> None:
     assert contrast(style.INK, Colour.DATA) >= 4.5
 
 
-@pytest.mark.parametrize("colour", {look.colour for look in LOOKS.values()})
+@pytest.mark.parametrize(
+    "colour", sorted({look.colour for look in LOOKS.values()})
+)
 def test_the_edge_of_metadata_stands_out_on_paper(colour: Colour) -> None:
     """WCAG 2.1, success criterion 1.4.11: at least 3 to 1."""
     if any(

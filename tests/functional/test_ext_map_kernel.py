@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import shutil
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,9 +13,6 @@ from tests.support.loop import can_mount, loop_device, mounted
 from tests.support.tools import missing, require_root, require_tool
 from vmsec.ondisk.ext import map_ext
 from vmsec.ondisk.extent import MetadataClass
-
-if TYPE_CHECKING:
-    import pathlib
 
 VARIANTS = {
     "ext2": ("-t", "ext2", "-b", "1024"),
@@ -38,6 +35,9 @@ VARIANTS = {
 OPTIONS = {"journalled-data": "data=journal,nodelalloc"}
 
 
+CASEFOLD = pathlib.Path("/sys/fs/ext4/features/casefold")
+
+
 @pytest.fixture(params=VARIANTS)
 def variant(request: pytest.FixtureRequest) -> str:
     require_root()
@@ -50,6 +50,8 @@ def image(variant: str, tmp_path: pathlib.Path) -> pathlib.Path:
     path = ext.make_image(
         tmp_path / "volume.img", *VARIANTS[variant], "-N", "8192", mib=96
     )
+    if variant == "casefold" and not CASEFOLD.exists():
+        pytest.skip("this kernel was built without CONFIG_UNICODE")
     if not can_mount(path, tmp_path / "probe"):
         missing("loop", f"cannot mount an ext image of {variant}")
     return path

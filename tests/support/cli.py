@@ -54,9 +54,12 @@ def require_one_line(
 
 
 def start_vmsec(*arguments: str | os.PathLike[str]) -> subprocess.Popen[bytes]:
-    """Start ``vmsec`` and return at once."""
+    """Start ``vmsec`` and return at once.
+
+    Ctrl-C is heard even if who runs the tests ignores it (a background job).
+    """
     return subprocess.Popen(
-        [*PROGRAM, *map(str, arguments)],
+        ["env", "--default-signal=INT", *PROGRAM, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TIMEOUT = 60
+_TRIES = 6
 
 
 @contextlib.contextmanager
@@ -19,7 +21,7 @@ def mounted(
 ) -> Iterator[pathlib.Path]:
     """Mount an image; unmount it afterwards, also after a failure."""
     where.mkdir(exist_ok=True)
-    _run("mount", "-o", f"loop,{options}", str(image), str(where))
+    _mount("-o", f"loop,{options}", str(image), str(where))
     try:
         yield where
     finally:
@@ -34,6 +36,16 @@ def loop_device(image: pathlib.Path) -> Iterator[str]:
         yield device
     finally:
         _run("losetup", "-d", device)
+
+
+def _mount(*arguments: str) -> None:
+    """Mount; another test may have taken the loop device just before us."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(subprocess.CalledProcessError):
+            _run("mount", *arguments)
+            return
+        time.sleep(0.3)
+    _run("mount", *arguments)
 
 
 def can_mount(image: pathlib.Path, where: pathlib.Path) -> bool:

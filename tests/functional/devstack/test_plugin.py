@@ -7,6 +7,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,20 +16,30 @@ from tests.support.disk import LAB, ROOT
 from tests.support.libvirt import PrivateLibvirt
 from tests.support.tools import require_root, require_tool
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 HERE = pathlib.Path(__file__).parent
 SECONDS = 400
+
+
+@pytest.fixture
+def short_path() -> Iterator[pathlib.Path]:
+    """A directory of its own whose name leaves room for sockets' (unix(7))."""
+    with tempfile.TemporaryDirectory(prefix="vmsec-") as directory:
+        yield pathlib.Path(directory)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 90)
 def test_phases_start_four_healthy_services_and_leave_nothing(
-    tmp_path: pathlib.Path,
+    short_path: pathlib.Path,
 ) -> None:
     require_tool("libvirtd", "rabbitmq-server", "swtpm", "dpkg-query")
     require_root()
-    hooks = tmp_path / "hooks"
+    hooks = short_path / "hooks"
     hooks.mkdir()
-    dest = tmp_path / "dest"
+    dest = short_path / "dest"
     dest.mkdir()
     with PrivateLibvirt(hooks=hooks) as libvirt:
         environment = {

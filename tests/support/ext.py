@@ -238,9 +238,21 @@ def regular_files(root: pathlib.Path) -> list[str]:
     """Return the regular files below a directory as absolute paths in it."""
     return [
         f"/{path.relative_to(root)}"
-        for path in sorted(root.rglob("*"))
+        for path in every_path(root)
         if not path.is_symlink() and path.is_file()
     ]
+
+
+def every_path(root: pathlib.Path) -> list[pathlib.Path]:
+    """Return all that is below a directory, sorted.
+
+    Python 3.11.2's ``rglob`` fails on a link to a name that is too long.
+    """
+    return sorted(
+        root.joinpath(directory, name)
+        for directory, folders, files in os.walk(root)
+        for name in (*folders, *files)
+    )
 
 
 def zero_mapped(

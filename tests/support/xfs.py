@@ -181,7 +181,7 @@ def data_files(root: pathlib.Path) -> list[str]:
     """Return the regular files with content below a directory."""
     return [
         f"/{path.relative_to(root)}"
-        for path in sorted(root.rglob("*"))
+        for path in ext.every_path(root)
         if not path.is_symlink() and path.is_file() and path.stat().st_blocks
     ]
 
